@@ -42,6 +42,10 @@ DEEPFASHION2_CATEGORY_IDS = {
     "sling dress": 13,
 }
 
+# Landmarks of category c are points OFFSETS[c - 1] to OFFSETS[c] - 1 of the 294 that the data
+# set's keypoint form gives every garment; so a skirt (9) has 190 - 182 = 8.
+DEEPFASHION2_LANDMARK_OFFSETS = (0, 25, 58, 89, 128, 143, 158, 168, 182, 190, 219, 256, 275, 294)
+
 # The 80 classes of COCO (arXiv:1405.0312), in the order of their category ids.
 COCO = (
     BACKGROUND,

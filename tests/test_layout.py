@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
     1: ["config", "boxes", "classes", "files"],
-    2: ["image", "tensor_ops", "augmentation", "clothing", "layers"],
+    2: ["image", "tensor_ops", "augmentation", "clothing", "layers", "html"],
     3: ["dataset", "targets", "backbone", "rpn", "roi", "drawing", "evaluation", "runs"],
     4: ["samples", "heads", "visualize", "weights", "inference"],
     5: ["data", "network", "sources"],
