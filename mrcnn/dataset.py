@@ -6,13 +6,13 @@ Subclass `Dataset`, add classes and pictures, override `load_mask`; or read a CO
 Letters in shapes: H, W height and width of the stored picture; N objects in it.
 """
 
-import json
 import os
 import warnings
 
 import numpy as np
 
 from mrcnn.classes import BACKGROUND, DEEPFASHION2, DEEPFASHION2_CATEGORY_IDS
+from mrcnn.coco_json import CocoFile
 from mrcnn.image import read_image
 
 DEEPFASHION2_SOURCE = "deepfashion2"
@@ -160,22 +160,22 @@ class CocoDataset(Dataset):
             ValueError: for a file that is not COCO, unknown `class_names`, or categories that
                 contradict DeepFashion2's.
         """
-        content = _read_coco(annotation_path)
-        categories = sorted(content["categories"], key=lambda entry: entry["id"])
+        content = CocoFile(annotation_path)
+        _warn_of_losses(content, annotation_path)
         if source == DEEPFASHION2_SOURCE:
-            _check_deepfashion2(categories, annotation_path)
-        chosen = _choose_categories(categories, class_names, annotation_path)
+            _check_deepfashion2(content.categories, annotation_path)
+        chosen = _choose_categories(content.categories, class_names, annotation_path)
         for entry in chosen:
-            self.add_class(source, entry["id"], entry["name"])
-        annotations = _group_annotations(content, {entry["id"] for entry in chosen})
-        for entry in sorted(content["images"], key=lambda entry: entry["id"])[:limit]:
+            self.add_class(source, entry.id, entry.name)
+        chosen_ids = None if class_names is None else [entry.id for entry in chosen]
+        for position, entry in enumerate(content.images[:limit]):
             self.add_image(
                 source,
-                entry["id"],
-                os.path.join(image_dir, entry["file_name"]),
-                width=entry["width"],
-                height=entry["height"],
-                annotations=annotations.get(entry["id"], []),
+                entry.id,
+                os.path.join(image_dir, entry.file_name),
+                width=entry.width,
+                height=entry.height,
+                annotations=content.annotations(position, chosen_ids),
             )
 
     def load_image(self, image_id):
@@ -196,9 +196,10 @@ class CocoDataset(Dataset):
         if "annotations" not in info:  # added by hand, beside load_coco()
             return super().load_mask(image_id)
         height, width = info["height"], info["width"]
-        mask = np.zeros((height, width, len(info["annotations"])), bool)
-        class_ids = np.zeros(len(info["annotations"]), np.int32)
-        for i, annotation in enumerate(info["annotations"]):
+        annotations = list(info["annotations"])
+        mask = np.zeros((height, width, len(annotations)), bool)
+        class_ids = np.zeros(len(annotations), np.int32)
+        for i, annotation in enumerate(annotations):
             mask[:, :, i] = _decode(annotation["segmentation"], height, width, info["path"])
             class_id = self.map_source_class_id(f"{info['source']}.{annotation['category_id']}")
             class_ids[i] = -class_id if annotation["iscrowd"] else class_id
@@ -219,28 +220,28 @@ def _source_map(entries):
     return {f"{entry['source']}.{entry['id']}": i for i, entry in enumerate(entries)}
 
 
-def _read_coco(path):
-    with open(path, encoding="utf-8") as file:
-        content = json.load(file)
-    needed = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(name in content for name in needed):
-        raise ValueError(
-            f"{path} is no COCO instances file, which has {needed}; convert_to_coco.py writes such"
+def _warn_of_losses(content, path):
+    if content.unusable:
+        text = f"left out {content.unusable} annotations with neither an RLE nor a polygon of 3+ points"
+        warnings.warn(f"{path}: {text}", stacklevel=3)
+    if content.strays:
+        text = (
+            f"left out {content.strays} annotations of pictures or categories that it doesn't have"
         )
-    return content
+        warnings.warn(f"{path}: {text}", stacklevel=3)
 
 
 def _check_deepfashion2(categories, path):
     """A label that is off by one trains without any error, so contradictions stop here."""
     advice = "; renumber the categories, or pass source='...' if these are not DeepFashion2's"
     for entry in categories:
-        known = _KNOWN_CATEGORY_IDS.get(entry["name"])
-        if known not in (None, entry["id"]):
+        known = _KNOWN_CATEGORY_IDS.get(entry.name)
+        if known not in (None, entry.id):
             raise ValueError(
-                f"{path}: category {entry['name']!r} has the id {entry['id']} but DeepFashion2 "
+                f"{path}: category {entry.name!r} has the id {entry.id} but DeepFashion2 "
                 f"gives it {known}{advice}"
             )
-    strangers = [entry["name"] for entry in categories if entry["name"] not in _KNOWN_CATEGORY_IDS]
+    strangers = [entry.name for entry in categories if entry.name not in _KNOWN_CATEGORY_IDS]
     if len(categories) == len(DEEPFASHION2) - 1 and strangers:
         raise ValueError(f"{path}: {strangers} are not categories of DeepFashion2{advice}")
 
@@ -249,38 +250,11 @@ def _choose_categories(categories, class_names, path):
     if class_names is None:
         return categories
     wanted = set(class_names) - {BACKGROUND}
-    unknown = wanted - {entry["name"] for entry in categories}
+    unknown = wanted - {entry.name for entry in categories}
     if unknown:
-        names = [entry["name"] for entry in categories]
+        names = [entry.name for entry in categories]
         raise ValueError(f"{path} has no categories {sorted(unknown)}; it has {names}")
-    return [entry for entry in categories if entry["name"] in wanted]
-
-
-def _group_annotations(content, category_ids):
-    """COCO annotations of the chosen categories by image id, with compact polygons."""
-    grouped: dict[int, list[dict]] = {}
-    unusable = 0
-    for annotation in content["annotations"]:
-        if annotation["category_id"] not in category_ids:
-            continue
-        kept = {name: annotation.get(name) for name in ("category_id", "iscrowd")}
-        kept["segmentation"] = _compact(annotation.get("segmentation"))
-        if kept["segmentation"]:
-            grouped.setdefault(annotation["image_id"], []).append(kept)
-        else:
-            unusable += 1
-    if unusable:
-        text = f"left out {unusable} annotations with neither an RLE nor a polygon of 3+ points"
-        warnings.warn(text, stacklevel=3)
-    return grouped
-
-
-def _compact(segmentation):
-    """RLE as it is; polygons as arrays, a quarter of the memory of lists of floats."""
-    if isinstance(segmentation, list):
-        # pycocotools would read 4 numbers as a box.
-        return [np.array(points, float) for points in segmentation if len(points) >= 6]
-    return segmentation
+    return [entry for entry in categories if entry.name in wanted]
 
 
 def _decode(segmentation, height, width, path):
@@ -288,7 +262,8 @@ def _decode(segmentation, height, width, path):
     from pycocotools import mask as coco_mask
 
     if isinstance(segmentation, list):
-        polygons = [points.tolist() for points in segmentation]
+        # pycocotools would read 4 numbers as a box.
+        polygons = [points for points in segmentation if len(points) >= 6]
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     elif isinstance(segmentation["counts"], list):
         rle = coco_mask.frPyObjects(segmentation, height, width)

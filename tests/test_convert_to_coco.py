@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +20,20 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import convert_to_coco
-from mrcnn.classes import DEEPFASHION2
+from mrcnn.classes import DEEPFASHION2, DEEPFASHION2_CATEGORY_IDS
+from mrcnn.conversion import DEFAULT_FORM, convert_split
+from mrcnn.dataset import CocoDataset
+from mrcnn.deepfashion2 import Form
 
 ROOT = Path(convert_to_coco.__file__).parent
 SHARED = ROOT.parent / "shared" / "data" / "street_fashion_mini"
 
 WIDTH, HEIGHT = 60, 40
 SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]  # 20 x 20 at (10, 5)
+
+# How many each category has (the data set's README).
+LANDMARKS = {1: 25, 2: 33, 3: 31, 4: 39, 5: 15, 6: 15, 7: 10, 8: 14, 9: 8, 10: 29, 11: 37}
+LANDMARKS |= {12: 19, 13: 19}
 
 
 def an_item(**changes):
@@ -53,16 +64,37 @@ def write_picture(folder, stem, items, size=(WIDTH, HEIGHT), **top):
     (folder / "annos" / f"{stem}.json").write_text(json.dumps(data))
 
 
-def convert_one(folder, *items, **top):
+class Found:
+    """The rows of a problems file, and their counts by kind."""
+
+    def __init__(self, path):
+        with open(path, encoding="utf-8", newline="") as file:
+            self.rows = [tuple(row) for row in csv.reader(file)][1:]
+        self.kinds = Counter(row[2].split(":")[0] for row in self.rows)
+
+
+def convert(folder, **options):
+    """(COCO content, Found) of a split, by way of its files."""
+    with tempfile.TemporaryDirectory() as name:
+        summary = convert_split(folder, Path(name), **options)
+        coco = orjson.loads((Path(name) / f"{folder.name}_coco.json").read_bytes())
+        found = Found(Path(name) / f"{folder.name}.problems.csv")
+    assert summary.problems == found.kinds
+    assert summary.images == len(coco["images"])
+    assert summary.items == Counter(a["category_id"] for a in coco["annotations"])
+    return coco, found
+
+
+def convert_one(folder, *items, form=DEFAULT_FORM, **top):
     """(images, annotations, problems) of a split with one picture."""
     write_picture(folder, "000001", list(items), **top)
-    coco, problems = convert_to_coco.convert_split(folder)
+    coco, problems = convert(folder, form=form)
     return coco["images"], coco["annotations"], problems
 
 
 def test_expected_values(tmp_path):
     write_picture(tmp_path / "train", "000012", [an_item()], source="shop", pair_id=99)
-    coco, problems = convert_to_coco.convert_split(tmp_path / "train")
+    coco, problems = convert(tmp_path / "train")
     assert coco["images"] == [
         {
             "id": 12,
@@ -87,8 +119,6 @@ def test_expected_values(tmp_path):
             "zoom_in": 3,
             "viewpoint": 2,
             "style": 1,
-            "pair_id": 99,
-            "source": "shop",
         }
     ]
     assert problems.rows == []
@@ -113,9 +143,10 @@ def test_expected_values(tmp_path):
     ],
 )
 def test_each_category_keeps_its_id_and_name(tmp_path, category_id, category_name, class_name):
-    item = an_item(category_id=category_id, category_name=category_name)
+    landmarks = [0] * (3 * LANDMARKS[category_id])
+    item = an_item(category_id=category_id, category_name=category_name, landmarks=landmarks)
     write_picture(tmp_path, "000001", [item])
-    coco, problems = convert_to_coco.convert_split(tmp_path)
+    coco, problems = convert(tmp_path)
     names = {c["id"]: c["name"] for c in coco["categories"]}
     assert [a["category_id"] for a in coco["annotations"]] == [category_id]
     assert names[category_id] == class_name == DEEPFASHION2[category_id]
@@ -127,7 +158,7 @@ def test_annotation_ids_follow_image_id_then_item_number(tmp_path):
     many = [an_item(style=i) for i in range(1, 12)]
     write_picture(tmp_path, "10", [an_item(style=50)])
     write_picture(tmp_path, "9", many)
-    coco, _ = convert_to_coco.convert_split(tmp_path)
+    coco, _ = convert(tmp_path)
     assert [i["id"] for i in coco["images"]] == [9, 10]
     assert [a["id"] for a in coco["annotations"]] == list(range(1, 13))
     # item10 and item11 come after item9, not after item1.
@@ -147,13 +178,25 @@ def test_picture_without_items_stays(tmp_path):
     assert (len(images), annotations, problems.rows) == (1, [], [])
 
 
-def test_size_is_that_of_stored_pixels(tmp_path):
-    write_picture(tmp_path, "000001", [an_item()])
+def test_rotated_picture_is_trained_on_as_stored(tmp_path):
+    """Size, polygons and the pixels that training sees share one frame: the stored one."""
+    write_picture(tmp_path / "train", "000001", [an_item()])
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown rotated by 90 degrees
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "image" / "000001.jpg", exif=exif)
-    coco, _ = convert_to_coco.convert_split(tmp_path)
-    assert (coco["images"][0]["width"], coco["images"][0]["height"]) == (WIDTH, HEIGHT)
+    exif[0x0112] = 6  # viewers show it turned by 90 degrees
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[5:25, 10:30] = 255  # what SQUARE covers
+    Image.fromarray(pixels).save(tmp_path / "train" / "image" / "000001.jpg", exif=exif, quality=95)
+    summary = convert_split(tmp_path / "train", tmp_path)
+    assert not summary.problems
+    dataset = CocoDataset()
+    dataset.load_coco(tmp_path / "train_coco.json", tmp_path / "train" / "image")
+    dataset.prepare()
+    assert (dataset.image_info[0]["width"], dataset.image_info[0]["height"]) == (WIDTH, HEIGHT)
+    image, (mask, class_ids) = dataset.load_image(0), dataset.load_mask(0)
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert class_ids.tolist() == [8]
+    assert image[mask[..., 0]].mean() > 240
+    assert image[~mask[..., 0]].mean() < 10
 
 
 @pytest.mark.parametrize(
@@ -228,7 +271,7 @@ def test_pictures_that_are_skipped(tmp_path):
     (tmp_path / "annos" / "000005.json").write_text("[]")
     write_picture(tmp_path, "6", [an_item()])
     write_picture(tmp_path, "front", [an_item()])
-    coco, problems = convert_to_coco.convert_split(tmp_path)
+    coco, problems = convert(tmp_path)
     assert [i["id"] for i in coco["images"]] == [6, 7]
     assert sorted((file, problem.split(":")[0]) for file, _, problem, _ in problems.rows) == [
         ("000001.jpg", "missing picture"),
@@ -236,16 +279,15 @@ def test_pictures_that_are_skipped(tmp_path):
         ("000003.jpg", "unreadable picture"),
         ("000004.jpg", "broken JSON"),
         ("000005.jpg", "broken JSON"),
-        ("6", "bad file name"),
-        ("front", "bad file name"),
+        ("6.jpg", "bad file name"),
+        ("front.jpg", "bad file name"),
     ]
     assert {action for *_, action in problems.rows} == {"picture skipped"}
 
 
 def test_bad_source_and_pair_id_become_null(tmp_path):
-    images, annotations, problems = convert_one(tmp_path, an_item(), source="web", pair_id="7")
+    images, _, problems = convert_one(tmp_path, an_item(), source="web", pair_id="7")
     assert (images[0]["source"], images[0]["pair_id"]) == (None, None)
-    assert (annotations[0]["source"], annotations[0]["pair_id"]) == (None, None)
     assert dict(problems.kinds) == {"bad attribute": 2}
 
 
@@ -285,12 +327,12 @@ def test_files_and_summary(tmp_path, capsys):
     status = convert_to_coco.main(["--data", str(tmp_path), "--output_dir", str(output)])
     text = capsys.readouterr().out
     assert status == 0
-    assert sorted(p.name for p in output.iterdir()) == ["train_coco.json", "train_problems.csv"]
+    assert sorted(p.name for p in output.iterdir()) == ["train.problems.csv", "train_coco.json"]
     assert "validation: skipped" in text
     assert "train: 1 pictures, 1 items" in text
-    assert "8 trousers                       1\n" in text
-    assert "1 problems\n  category mismatch                 1\n" in text
-    with open(output / "train_problems.csv", encoding="utf-8", newline="") as file:
+    assert "8 trousers                        1\n" in text
+    assert "1 problems\n  category mismatch                  1\n" in text
+    with open(output / "train.problems.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows == [
         {
@@ -361,6 +403,323 @@ def test_command_line_converts_the_default_folder(tmp_path):
     assert (data / "train_coco.json").exists()
 
 
+def ones(count):
+    """Landmarks of a garment with `count` of them: x, y and visibility 1, 2, 0, 1, ..."""
+    return [v for i in range(count) for v in (i + 1, i + 101, (1, 2, 0)[i % 3])]
+
+
+FIRST = (0, 25, 58, 89, 128, 143, 158, 168, 182, 190, 219, 256, 275)
+NAMES = {v: k for k, v in DEEPFASHION2_CATEGORY_IDS.items()}
+
+
+@pytest.mark.parametrize("category_id", range(1, 14))
+def test_keypoints_of_each_category(tmp_path, category_id):
+    count, first = LANDMARKS[category_id], FIRST[category_id - 1]
+    item = an_item(category_id=category_id, category_name=NAMES[category_id], landmarks=ones(count))
+    write_picture(tmp_path, "000001", [item])
+    coco, problems = convert(tmp_path, form=Form(keypoints=True))
+    assert not problems.rows
+    (annotation,) = coco["annotations"]
+    points = np.array(annotation["keypoints"]).reshape(294, 3)
+    assert points[first : first + count].ravel().tolist() == ones(count)
+    assert not np.delete(points, slice(first, first + count), axis=0).any()
+    assert annotation["num_keypoints"] == sum(i % 3 != 2 for i in range(count))
+    assert coco["categories"][0]["keypoints"] == [str(i) for i in range(1, 295)]
+    assert annotation["area"] == 400
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "kind"),
+    [
+        ([0] * 39, "bad landmarks"),
+        (None, "bad landmarks"),
+        ([1, 2, 3] * 14, "bad landmarks"),
+        ([float("nan")] * 42, "non-finite number"),
+    ],
+)
+def test_bad_landmarks(tmp_path, landmarks, kind):
+    _, (annotation,), problems = convert_one(tmp_path, an_item(landmarks=landmarks))
+    assert dict(problems.kinds) == {kind: 1}
+    assert problems.rows[0][3] == "landmarks not used"
+    assert "keypoints" not in annotation
+    form = Form(keypoints=True)
+    _, (annotation,), problems = convert_one(tmp_path, an_item(landmarks=landmarks), form=form)
+    assert problems.rows[0][3] == "landmarks set to 0"
+    assert annotation["keypoints"] == [0] * 882
+    assert annotation["num_keypoints"] == 0
+
+
+def test_data_without_landmarks_is_fine_unless_they_are_asked_for(tmp_path):
+    item = an_item()
+    del item["landmarks"]
+    assert not convert_one(tmp_path, item)[2].rows
+    assert convert_one(tmp_path, item, form=Form(keypoints=True))[2].kinds == {"bad landmarks": 1}
+
+
+def test_official_form(tmp_path):
+    """Field by field what the data set's own tool writes."""
+    item = an_item(bounding_box=[-3, 5, 30, 45], landmarks=ones(14))
+    sliver = [1, 1, 1, 1, 1, 1]
+    item["segmentation"] = [SQUARE, sliver]
+    write_picture(tmp_path, "000012", [item], source="shop", pair_id=99)
+    coco, problems = convert(tmp_path, form=Form(official=True))
+    assert sorted(coco) == ["annotations", "categories", "images", "info", "licenses"]
+    assert coco["images"] == [
+        {
+            "coco_url": "",
+            "date_captured": "",
+            "file_name": "000012.jpg",
+            "flickr_url": "",
+            "id": 12,
+            "license": 0,
+            "width": WIDTH,
+            "height": HEIGHT,
+        }
+    ]
+    (annotation,) = coco["annotations"]
+    assert annotation.pop("keypoints")[3 * 168 : 3 * 182] == ones(14)
+    assert annotation == {
+        "area": 33 * 40,
+        "bbox": [-3, 5, 33, 40],
+        "category_id": 8,
+        "id": 1,
+        "pair_id": 99,
+        "image_id": 12,
+        "iscrowd": 0,
+        "style": 1,
+        "num_keypoints": 10,
+        "segmentation": [SQUARE, sliver],
+    }
+    assert coco["categories"][7] == {
+        "id": 8,
+        "name": "trousers",
+        "supercategory": "clothes",
+        "keypoints": [str(i) for i in range(1, 295)],
+        "skeleton": [],
+    }
+    assert dict(problems.kinds) == {"box beyond picture": 1, "empty polygon": 1}
+    assert {row[3] for row in problems.rows} == {"kept as it is, for the official form"}
+
+
+def test_official_form_goes_by_the_category_id(tmp_path):
+    form = Form(official=True)
+    _, (annotation,), problems = convert_one(
+        tmp_path, an_item(category_id=7, landmarks=ones(10)), form=form
+    )
+    assert annotation["category_id"] == 7
+    assert dict(problems.kinds) == {"category mismatch": 1}
+
+
+@pytest.mark.parametrize(("second", "words"), [(3, "not all equal"), (1, "all equal")])
+def test_duplicated_item_keys(tmp_path, second, words):
+    write_picture(tmp_path, "000001", [])
+    items = ",".join(f'"item1": {json.dumps(an_item(scale=s))}' for s in (1, second))
+    text = f'{{"source": "user", "pair_id": 7, {items}}}'
+    (tmp_path / "annos" / "000001.json").write_text(text)
+    coco, problems = convert(tmp_path)
+    assert [a["scale"] for a in coco["annotations"]] == [second]
+    assert problems.rows == [
+        (
+            "000001.jpg",
+            "item1",
+            f"duplicated key: 'item1' occurs 2 times, {words}",
+            "the last one taken",
+        )
+    ]
+
+
+def test_items_in_a_text_are_not_duplicates(tmp_path):
+    _, annotations, problems = convert_one(tmp_path, an_item(note="item1"), source="user")
+    assert len(annotations) == 1
+    assert not problems.rows
+
+
+def test_unknown_keys_are_listed(tmp_path):
+    _, annotations, problems = convert_one(tmp_path, an_item(), Item2=an_item())
+    assert len(annotations) == 1
+    assert dict(problems.kinds) == {"unknown key": 1}
+
+
+def test_other_files_and_second_pictures_are_listed(tmp_path):
+    write_picture(tmp_path, "000001", [an_item()])
+    for name in ("000001.png", "000002.gif", ".DS_Store"):
+        (tmp_path / "image" / name).write_bytes(b"x")
+    (tmp_path / "annos" / "000001.txt").write_bytes(b"x")
+    coco, problems = convert(tmp_path)
+    assert [i["file_name"] for i in coco["images"]] == ["000001.jpg"]
+    assert sorted(row[0] for row in problems.rows) == ["000001.png", "000001.txt", "000002.gif"]
+
+
+def test_png_pictures(tmp_path):
+    write_picture(tmp_path, "000001", [an_item()])
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "image" / "000001.png")
+    (tmp_path / "image" / "000001.jpg").unlink()
+    coco, problems = convert(tmp_path)
+    assert coco["images"][0]["file_name"] == "000001.png"
+    assert not problems.rows
+
+
+def test_limit_takes_the_first_by_id(tmp_path):
+    for number in (30, 4, 100):
+        write_picture(tmp_path, f"{number}", [an_item()])
+    coco, _ = convert(tmp_path, limit=2)
+    assert [i["id"] for i in coco["images"]] == [4, 30]
+
+
+def test_test_split_becomes_an_images_only_file(tmp_path, capsys):
+    write_picture(tmp_path / "test", "000003", [])
+    (tmp_path / "test" / "annos" / "000003.json").unlink()
+    (tmp_path / "test" / "annos").rmdir()
+    assert convert_to_coco.main(["--data", str(tmp_path), "--splits", "test"]) == 0
+    api = COCO(str(tmp_path / "test_coco.json"))
+    assert api.loadImgs(3)[0]["file_name"] == "000003.jpg"
+    assert (len(api.imgs), len(api.anns), len(api.cats)) == (1, 0, 13)
+    capsys.readouterr()
+    # train is of no use without them: a half-unzipped folder must not pass for a data set.
+    (tmp_path / "test").rename(tmp_path / "train")
+    assert convert_to_coco.main(["--data", str(tmp_path), "--splits", "train"]) == 2
+    assert "train.zip" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    write_picture(tmp_path / "train", "000001", [an_item(), an_item(scale=0)])
+    output = tmp_path / "out"
+    arguments = ["--data", str(tmp_path), "--output_dir", str(output), "--dry_run"]
+    assert convert_to_coco.main(arguments) == 0
+    assert not output.exists()
+    text = capsys.readouterr().out
+    assert "train: 1 pictures, 2 items" in text and "bad attribute" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train"]
+
+
+def test_strict_tells_by_its_exit_status(tmp_path):
+    write_picture(tmp_path / "train", "000001", [an_item()])
+    assert convert_to_coco.main(["--data", str(tmp_path), "--strict"]) == 0
+    write_picture(tmp_path / "train", "000002", [an_item(scale=0)])
+    assert convert_to_coco.main(["--data", str(tmp_path)]) == 0
+    assert convert_to_coco.main(["--data", str(tmp_path), "--strict"]) == 1
+    assert len(orjson.loads((tmp_path / "train_coco.json").read_bytes())["images"]) == 2
+
+
+def many_pictures(folder, count):
+    """A split of `count` pictures that are links to one, some of their annotations bad."""
+    write_picture(folder, "0", [an_item(), an_item(style=2)])
+    bad = json.dumps({"source": "user", "pair_id": 1, "item1": an_item(scale=7), "item2": 3})
+    for number in range(1, count):
+        os.link(folder / "image" / "0.jpg", folder / "image" / f"{number}.jpg")
+        path = folder / "annos" / f"{number}.json"
+        if number % 10:
+            os.link(folder / "annos" / "0.json", path)
+        else:
+            path.write_text(bad)
+
+
+@pytest.mark.parametrize("flags", [[], ["--keypoints"]])
+def test_workers_write_the_same_bytes(tmp_path, flags):
+    many_pictures(tmp_path / "data" / "train", 700)  # several portions for each worker
+    for workers in (1, 4):
+        result = run_converter(
+            *flags,
+            *("--data", tmp_path / "data", "--output_dir", tmp_path / str(workers)),
+            *("--workers", workers),
+            cwd=tmp_path,
+        )
+        assert result.returncode == 0, result.stderr
+    for name in ("train_coco.json", "train.problems.csv"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "4" / name).read_bytes()
+    coco = orjson.loads((tmp_path / "4" / "train_coco.json").read_bytes())
+    assert [a["id"] for a in coco["annotations"]] == list(range(1, 1 + 2 * 631 + 69))
+    assert len(Found(tmp_path / "4" / "train.problems.csv").rows) == 2 * 69
+
+
+@pytest.fixture
+def busy_converter(tmp_path):
+    """A converter that is at work with two workers, its output folder and its processes."""
+    many_pictures(tmp_path / "data" / "train", 30_000)
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "train_coco.json").write_text("the older result")
+    command = [sys.executable, ROOT / "convert_to_coco.py", "--data", tmp_path / "data"]
+    command += ["--output_dir", output, "--workers", "2"]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 30
+    while len(workers := children(process.pid)) < 3:  # two, and Python's resource tracker
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    yield process, output, workers
+    process.kill()
+    process.wait()
+
+
+def children(pid):
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def wait_until_gone(pids):
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_the_older_result(busy_converter, number):
+    process, output, workers = busy_converter
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted" in stderr and "Traceback" not in stderr
+    assert [p.name for p in output.iterdir()] == ["train_coco.json"]
+    assert (output / "train_coco.json").read_text() == "the older result"
+    wait_until_gone(workers)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_kill_9_leaves_the_older_result_and_no_workers(busy_converter):
+    process, output, workers = busy_converter
+    process.kill()
+    process.wait()
+    assert (output / "train_coco.json").read_text() == "the older result"
+    wait_until_gone(workers)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_worker_ends_the_run_with_a_message(busy_converter):
+    process, output, workers = busy_converter
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in workers}
+    os.kill(next(p for p, c in commands.items() if "spawn_main" in c), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "--workers 1" in stderr and "Traceback" not in stderr
+    assert [p.name for p in output.iterdir()] == ["train_coco.json"]
+
+
+def test_full_disk_leaves_no_half_file(tmp_path):
+    """A limit on file sizes makes the writes fail as a full disk does."""
+    many_pictures(tmp_path / "data" / "train", 300)
+    code = (
+        "import resource, signal, sys, convert_to_coco\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "sys.exit(convert_to_coco.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "--data", tmp_path / "data", "--workers", "1"]
+    command += ["--output_dir", tmp_path / "out"]
+    result = subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Cannot write" in result.stderr and "Traceback" not in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_import_needs_no_tensorflow():
     code = "import sys, convert_to_coco; print('tensorflow' in sys.modules)"
     command = [sys.executable, "-c", code]
@@ -380,6 +739,6 @@ def test_real_photos(tmp_path):
         api = COCO(str(tmp_path / f"{split}_coco.json"))
         assert len(api.imgs) == pictures
         assert [len(api.getAnnIds(catIds=[i])) for i in range(1, 14)] == items
-        assert (tmp_path / f"{split}_problems.csv").read_text().splitlines() == [
+        assert (tmp_path / f"{split}.problems.csv").read_text().splitlines() == [
             "file,item,problem,action"
         ]

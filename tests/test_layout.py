@@ -11,8 +11,27 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
     1: ["config", "boxes", "classes", "files"],
-    2: ["image", "tensor_ops", "augmentation", "clothing", "layers", "html"],
-    3: ["dataset", "targets", "backbone", "rpn", "roi", "drawing", "evaluation", "runs"],
+    2: [
+        "image",
+        "tensor_ops",
+        "augmentation",
+        "clothing",
+        "layers",
+        "html",
+        "deepfashion2",
+        "coco_json",
+    ],
+    3: [
+        "dataset",
+        "targets",
+        "backbone",
+        "rpn",
+        "roi",
+        "drawing",
+        "evaluation",
+        "runs",
+        "conversion",
+    ],
     4: ["samples", "heads", "visualize", "weights", "inference"],
     5: ["data", "network", "sources"],
     6: ["training"],
@@ -32,6 +51,10 @@ LIGHT = [
     "evaluation",
     "inference",
     "data",
+    "html",
+    "deepfashion2",
+    "conversion",
+    "coco_json",
 ]
 HEAVY = {"tensorflow", "keras", "imgaug", "cv2", "matplotlib.pyplot", "torch"}
 
