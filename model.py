@@ -3,6 +3,7 @@
     python model.py train
     python model.py inference --weights weights --input_folder input_folder --output_folder output_folder
     python model.py evaluate --weights weights
+    python model.py inspect --split train
 
 `python model.py COMMAND --help` lists a command's options.
 """
@@ -81,6 +82,19 @@ def build_parser():
     evaluate.add_argument("--split", default="validation")
     evaluate.set_defaults(run=run_evaluate)
 
+    inspect = commands.add_parser(
+        "inspect", help="count and show what is annotated, as a page", formatter_class=show
+    )
+    _add_data(inspect, file_too=", or any COCO file")
+    inspect.add_argument("--split", help="train if not given, or what --annotations FILE is named")
+    inspect.add_argument(
+        "--images", type=Path, help="folder of the pictures; searched for if not given"
+    )
+    inspect.add_argument("--output_folder", type=Path, help="output_folder/inspect_<split>")
+    inspect.add_argument("--pictures", type=_positive, default=24, help="on the contact sheet")
+    inspect.add_argument("--seed", type=_seed, default=0, help="of their choice")
+    inspect.set_defaults(run=run_inspect)
+
     for command in (train, inference, evaluate):
         command.add_argument(
             "--precision",
@@ -91,7 +105,7 @@ def build_parser():
     return parser
 
 
-def _add_data(command):
+def _add_data(command, file_too=""):
     command.add_argument(
         "--data",
         type=Path,
@@ -101,7 +115,7 @@ def _add_data(command):
     command.add_argument(
         "--annotations",
         type=Path,
-        help="folder of the COCO files that convert_to_coco.py wrote; --data if not given",
+        help=f"folder of the COCO files that convert_to_coco.py wrote{file_too}; --data if not given",
     )
     command.add_argument("--limit", type=_positive, help="use the first pictures only")
 
@@ -116,6 +130,13 @@ def _positive(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {value}; give 1 or more")
+    return value
+
+
+def _seed(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"got {value}; give 0 or more")
     return value
 
 
@@ -153,6 +174,27 @@ def import_tensorflow():
                 del sys.modules[name]
 
 
+def split_files(args, split):
+    """The COCO file of a split, and the folder where its pictures should be.
+
+    Raises:
+        UsageError: if there is no such file.
+    """
+    from convert_to_coco import missing_data_message
+
+    pictures = args.data / split / "image"
+    annotations = (args.annotations or args.data) / f"{split}_coco.json"
+    if not annotations.is_file():
+        if not pictures.is_dir():
+            raise UsageError(missing_data_message(args.data))
+        raise UsageError(
+            f"no COCO annotations at {annotations}; make them with\n"
+            f"  python convert_to_coco.py --data {args.data}"
+            + (f" --output_dir {args.annotations}" if args.annotations else "")
+        )
+    return annotations, pictures
+
+
 def load_split(args, split):
     """The `CocoDataset` of a split, converted before with convert_to_coco.py.
 
@@ -162,16 +204,9 @@ def load_split(args, split):
     from convert_to_coco import missing_data_message
     from mrcnn.dataset import CocoDataset
 
-    pictures = args.data / split / "image"
+    annotations, pictures = split_files(args, split)
     if not pictures.is_dir():
         raise UsageError(missing_data_message(args.data))
-    annotations = (args.annotations or args.data) / f"{split}_coco.json"
-    if not annotations.is_file():
-        raise UsageError(
-            f"no COCO annotations at {annotations}; make them with\n"
-            f"  python convert_to_coco.py --data {args.data}"
-            + (f" --output_dir {args.annotations}" if args.annotations else "")
-        )
     dataset = CocoDataset()
     dataset.load_coco(annotations, pictures, limit=args.limit)
     dataset.prepare()
@@ -336,6 +371,31 @@ def run_evaluate(args):
         print(f"{name:5}{values}")
     for name, value in scores["segm"]["per_class"].items():
         print(f"  mask AP {name:24}" + ("n/a" if value is None else f"{value:.3f}"))
+    return 0
+
+
+def run_inspect(args):
+    """Writes counts of the annotations and a page that shows them; returns the exit status."""
+    from mrcnn.inspection import inspect_coco, likely_folders, split_name, summary
+
+    if args.annotations and (args.annotations.is_file() or args.annotations.suffix == ".json"):
+        if not args.annotations.is_file():
+            raise UsageError(f"no file {args.annotations}; give a COCO file or a folder of them")
+        annotations, split = args.annotations, args.split or split_name(args.annotations)
+        folders = likely_folders(annotations, split, args.data)
+    else:
+        split = args.split or "train"
+        annotations, pictures = split_files(args, split)
+        folders = [pictures]
+    if args.images:
+        if not args.images.is_dir():
+            raise UsageError(f"no folder {args.images}; give the folder of the pictures")
+        folders = [args.images]
+    output_folder = args.output_folder or Path("output_folder") / f"inspect_{split}"
+    found = inspect_coco(
+        annotations, folders, output_folder, split, args.limit, args.pictures, args.seed
+    )
+    print(summary(found))
     return 0
 
 

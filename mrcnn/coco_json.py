@@ -200,4 +200,5 @@ def _is_usable(segmentation):
     """RLE, or a polygon of three points; pycocotools would read four numbers as a box."""
     if isinstance(segmentation, list):
         return any(isinstance(points, list) and len(points) >= 6 for points in segmentation)
-    return isinstance(segmentation, dict) and "counts" in segmentation
+    # pycocotools decodes an RLE of no runs to whatever lies in memory.
+    return isinstance(segmentation, dict) and bool(segmentation.get("counts"))

@@ -83,7 +83,7 @@ def test_more_than_a_batch(read, monkeypatch):
 
 
 def test_what_is_left_out_is_counted(read):
-    bad = [None, [], [[1, 2, 3, 4]], {}, {"size": [1, 1]}]
+    bad = [None, [], [[1, 2, 3, 4]], {}, {"size": [1, 1], "counts": ""}]
     annotations = [annotation(1, 8, s) for s in bad] + [
         annotation(1),
         annotation(2),

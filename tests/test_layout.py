@@ -31,8 +31,9 @@ RANKS = {
         "evaluation",
         "runs",
         "conversion",
+        "coco_statistics",
     ],
-    4: ["samples", "heads", "visualize", "weights", "inference"],
+    4: ["samples", "heads", "visualize", "weights", "inference", "inspection"],
     5: ["data", "network", "sources"],
     6: ["training"],
     7: ["model"],
@@ -54,6 +55,8 @@ LIGHT = [
     "html",
     "deepfashion2",
     "conversion",
+    "coco_statistics",
+    "inspection",
     "coco_json",
 ]
 HEAVY = {"tensorflow", "keras", "imgaug", "cv2", "matplotlib.pyplot", "torch"}
