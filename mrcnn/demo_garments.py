@@ -1,0 +1,451 @@
+"""The shapes of made-up garments of DeepFashion2's 13 kinds: landmarks, outlines, seams.
+
+Points are complex numbers x + iy, y down, in one of two frames. Figure: head heights from the
+base of the neck. Picture: pixels as stored, that in column j and row i covers [j, j + 1) x
+[i, i + 1). Left is the picture's left; `side` is -1 there and 1 on the right. Landmarks are in
+the data set's order, numbered from 1.
+"""
+
+import cmath
+import math
+from bisect import bisect
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+
+TOPS, OUTWEAR, BOTTOMS, DRESSES = (1, 2, 5, 6), (3, 4), (7, 8, 9), (10, 11, 12, 13)
+SHORTS, SKIRT = 7, 9
+
+
+class Kind(NamedTuple):
+    """Between what a kind of garment varies; head heights."""
+
+    sleeve: str  # "short", "long", "vest", "sling"; "" for what has no upper part
+    hem: tuple[float, float]  # below the base of the neck
+    ease: tuple[float, float]  # between cloth and body
+    flare: tuple[float, float]  # wider by so much for each head height below the waist
+
+
+KINDS = {
+    1: Kind("short", (2.1, 2.75), (0.06, 0.20), (0.0, 0.06)),
+    2: Kind("long", (2.1, 2.8), (0.06, 0.20), (0.0, 0.06)),
+    3: Kind("short", (2.2, 3.0), (0.16, 0.28), (0.0, 0.08)),
+    4: Kind("long", (2.2, 4.2), (0.18, 0.30), (0.0, 0.10)),
+    5: Kind("vest", (2.0, 2.6), (0.03, 0.14), (0.0, 0.08)),
+    6: Kind("sling", (1.9, 2.5), (0.02, 0.08), (0.0, 0.12)),
+    7: Kind("", (3.5, 4.3), (0.04, 0.12), (0.0, 0.25)),
+    8: Kind("", (5.4, 6.2), (0.03, 0.10), (0.0, 0.22)),
+    9: Kind("", (3.4, 5.6), (0.04, 0.10), (-0.04, 0.45)),
+    10: Kind("short", (3.4, 5.2), (0.04, 0.14), (0.0, 0.30)),
+    11: Kind("long", (3.4, 5.6), (0.04, 0.14), (0.0, 0.30)),
+    12: Kind("vest", (3.4, 5.2), (0.02, 0.12), (0.0, 0.35)),
+    13: Kind("sling", (3.4, 5.6), (0.02, 0.08), (0.0, 0.35)),
+}
+# Half the width of a trunk at heights below the neck, in head heights.
+TRUNK_Y = (0.1, 0.45, 0.75, 1.25, 1.75, 2.2, 2.6, 3.1)
+TRUNK_X = (0.84, 0.79, 0.71, 0.65, 0.58, 0.70, 0.80, 0.78)
+UPPER_ARM, FOREARM = 1.25, 1.1
+
+
+class Cut(NamedTuple):
+    """One garment's measures: head heights, or shares from 0 to 1."""
+
+    hem: float
+    ease: float
+    flare: float
+    loose: float  # 0 follows the waist, 1 hangs straight
+    neck: float
+    depth: float  # of the neckline
+    reach: float  # of the sleeves: 0 and 1 are the shortest and the longest of the kind
+    opening: float  # of outwear, half of it, at the chest
+    waist: float  # where trousers and skirts begin
+    wave: float  # of a skirt's hem
+    vee: bool
+
+
+class Figure(NamedTuple):
+    """How someone stands, figure frame; limbs left and right."""
+
+    width: float  # of the trunk, 1 is usual
+    arms: tuple[tuple[complex, complex, complex], ...]  # shoulder, elbow, wrist
+    legs: tuple[tuple[complex, complex, complex], ...]  # hip, knee, ankle
+
+
+class Pattern(NamedTuple):
+    """A garment's points in the figure frame."""
+
+    landmarks: list[complex]
+    curves: list[list[complex]]  # closed; their union is the garment
+    corners: set[complex]  # the curves are smooth elsewhere
+    seams: list[list[complex]]
+
+
+class Place(NamedTuple):
+    """Figure frame -> picture frame."""
+
+    squeeze: float  # of the width: 1 from the front, less from the side
+    turn: complex  # its length is a head's height in pixels
+    offset: complex
+    bend: float = 0.0  # phase of the waves that make straight lines a little crooked
+
+    def __call__(self, points):
+        points = np.asarray(points)
+        x = points.real + 0.015 * np.sin(5 * points.imag + 2 * points.real + self.bend)
+        return (self.squeeze * x + 1j * points.imag) * self.turn + self.offset
+
+
+def between(rng, low, high):
+    """A number from low to high; quicker than Generator.uniform for one."""
+    return low + (high - low) * rng.random()
+
+
+def pick(rng, options, weights=None):
+    """One of the options; quicker than Generator.choice for one."""
+    if weights is None:
+        return options[int(rng.random() * len(options))]
+    sums = list(accumulate(weights))
+    return options[bisect(sums, rng.random() * sums[-1])]
+
+
+def draw_cut(category_id, rng):
+    kind = KINDS[category_id]
+    return Cut(
+        hem=between(rng, *kind.hem),
+        ease=between(rng, *kind.ease),
+        flare=between(rng, *kind.flare),
+        loose=rng.random(),
+        neck=between(rng, 0.28, 0.40),
+        depth=between(rng, 0.15, 0.55),
+        reach=rng.random(),
+        opening=between(rng, 0.06, 0.40),
+        waist=between(rng, 1.65, 2.0),
+        wave=between(rng, 0.0, 0.08),
+        vee=rng.random() < 0.35,
+    )
+
+
+def draw_figure(rng, worn):
+    """A `Figure`; without a wearer, limbs as straight as sleeves and legs on the floor."""
+    width, arms, legs = between(rng, 0.9, 1.1), [], []
+    reach, spread = between(rng, 25, 60), between(rng, 0, 6)
+    poses = ((12, 6), (35, 30), (42, -40), (15, -88))  # hanging, off, on the hip, in front
+    for side in (-1, 1):
+        upper, lower = pick(rng, poses, (5, 4, 2, 1)) if worn else (reach, reach)
+        upper += between(rng, -6, 10)
+        lower = lower + between(rng, -8, 12) if worn else upper
+        shoulder = side * 0.78 * width + 0.18j
+        elbow = shoulder + UPPER_ARM * 1j * turned(side * upper)
+        arms.append((shoulder, elbow, elbow + FOREARM * 1j * turned(side * lower)))
+        hip, down = side * 0.40 + 2.7j, 1j * turned(side * spread)
+        legs.append((hip, hip + 1.8 * down, hip + 3.5 * down))
+    return Figure(width, tuple(arms), tuple(legs))
+
+
+def turned(degrees):
+    """The factor that turns a point: what hangs down, 1j, moves to the right."""
+    return cmath.exp(-1j * math.radians(degrees))
+
+
+def half_width(y, cut, figure):
+    """Half the width of a garment at a height."""
+    i = min(max(bisect(TRUNK_Y, y), 1), len(TRUNK_Y) - 1)
+    share = min(max((y - TRUNK_Y[i - 1]) / (TRUNK_Y[i] - TRUNK_Y[i - 1]), 0), 1)
+    body = TRUNK_X[i - 1] + share * (TRUNK_X[i] - TRUNK_X[i - 1])
+    return max(body, cut.loose * 0.76) * figure.width + cut.ease + cut.flare * max(0, y - 1.75)
+
+
+def along(start, end, share, side):
+    """The point at a share of the way, and the unit normal that points away from the body."""
+    return start + (end - start) * share, -1j * side * (end - start) / abs(end - start)
+
+
+def mirrored(points):
+    """The same on the other side, in the same order."""
+    return [-p.conjugate() for p in points]
+
+
+def sleeve_end(category_id, cut, arm, side):
+    """(bones that the sleeve reaches along: 0, 1 or 2, the cuff's middle and the normal there)."""
+    shoulder, elbow, wrist = arm
+    style = KINDS[category_id].sleeve
+    if style == "long":
+        return 2, *along(elbow, wrist, 0.85 + 0.15 * cut.reach, side)
+    if style == "short":
+        return 1, *along(shoulder, elbow, 0.45 + 0.45 * cut.reach, side)
+    return 0, *along(shoulder, elbow, 0.0, side)
+
+
+def sleeve(category_id, cut, arm, side, armpit):
+    """Landmarks from the shoulder down the outside, and up the inside to the armpit."""
+    shoulder, elbow, wrist = arm
+    top = shoulder - 0.13j + side * 0.3 * cut.ease
+    width = 0.17 + 0.7 * cut.ease
+    _, end, out = sleeve_end(category_id, cut, arm, side)
+    if KINDS[category_id].sleeve == "short":
+        outer, inner = end + out * width, end - out * (width + 0.04)
+        return [top, (top + outer) / 2 + 0.04 * out, outer, inner, (inner + armpit) / 2, armpit]
+    upper, out1 = along(shoulder, elbow, 0.5, side)
+    lower, out2 = along(elbow, wrist, 0.5, side)
+    bend = (out1 + out2) / abs(out1 + out2)
+    rings = ((upper, out1, 1.0), (elbow, bend, 0.9), (lower, out2, 0.8), (end, out, 0.65))
+    outside = [centre + out * width * share for centre, out, share in rings]
+    inside = [centre - out * width * share for centre, out, share in rings]
+    return [top, *outside, *inside[::-1], armpit]
+
+
+class Half(NamedTuple):
+    """One side of an upper garment."""
+
+    arm: list[complex]  # landmarks from the shoulder to the armpit
+    flank: list[complex]  # landmarks below, down to the hem's corner
+    armhole: list[complex]  # a point between shoulder and armpit where there is no sleeve
+
+    def outside(self):
+        """The outline from the shoulder to the hem's corner."""
+        return [self.arm[0], *self.armhole, *self.arm[1:], *self.flank]
+
+
+def upper_half(category_id, cut, figure, side):
+    style, armpit_y = KINDS[category_id].sleeve, 0.72 + 0.5 * cut.ease
+    sleeved = style in ("short", "long")
+    if category_id in DRESSES:
+        heights = [1.25, 1.8, 2.6, (2.6 + cut.hem) / 2, cut.hem][not sleeved :]
+    else:
+        steps = 2 + sleeved
+        heights = [armpit_y + (cut.hem - armpit_y) * i / steps for i in range(1, steps + 1)]
+    armpit, *flank = (side * half_width(y, cut, figure) + 1j * y for y in (armpit_y, *heights))
+    if sleeved:
+        arm = sleeve(category_id, cut, figure.arms[side > 0], side, armpit)
+        return Half(arm, flank, [])
+    outside = 0.56 if style == "sling" else cut.neck + 0.26
+    armhole = [side * (outside - 0.015) + 0.45j]
+    return Half([side * outside + 0.03j, armpit], flank, armhole)
+
+
+def neckline(category_id, cut):
+    """Landmarks 1 to 6: the middle of the back, then the front from left to right."""
+    style = KINDS[category_id].sleeve
+    if style == "sling":
+        back, wide, mid, depth = 0.5j, 0.47 + 0j, 0.46 + 0.48j, 0.5 + 0.35 * cut.depth
+    else:
+        back, wide, depth = -0.12j, cut.neck - 0.04j, cut.depth + 0.15 * (style == "vest")
+        mid = cut.neck / 2 + 0.5j * depth if cut.vee else 0.72 * cut.neck + 0.78j * depth
+    return [back, *mirrored([wide, mid]), 1j * depth, mid, wide]
+
+
+def upper(category_id, cut, figure, closed):
+    """The `Pattern` of a top or a dress.
+
+    Args:
+        category_id: 1, 2, 5, 6 or 10 to 13.
+        cut: `Cut`.
+        figure: `Figure`.
+        closed: the outline runs along the back of the neck, not along the front; slings do not.
+    """
+    halves = [upper_half(category_id, cut, figure, side) for side in (-1, 1)]
+    neck, hem = neckline(category_id, cut), 1j * (cut.hem + 0.04)
+    sling = KINDS[category_id].sleeve == "sling"
+    collar = [neck[5], neck[0]] if closed and not sling else neck[:1:-1]
+    left, right = (half.outside() for half in halves)
+    curve = [neck[1], *left, hem, *right[::-1], *collar]
+    corners, seams = sleeve_lines(halves)
+    corners |= {neck[1], neck[5]} | ({neck[3]} if cut.vee else set())
+    if sling:
+        corners |= {neck[2], neck[4], *(half.armhole[0] for half in halves)}
+    if category_id in DRESSES:
+        seams.append([half.flank[-4] for half in halves])
+    return Pattern(upper_landmarks(neck, halves, hem), [curve], corners, [collar, *seams])
+
+
+def sleeve_lines(halves):
+    """(corners, seams) of both sides, sleeves or none."""
+    corners, seams = set(), []
+    for arm, flank, _ in halves:
+        corners |= {arm[0], arm[-1], flank[-1]}
+        if len(arm) > 2:
+            cuff = arm[len(arm) // 2 - 1 : len(arm) // 2 + 1]
+            corners.update(cuff)
+            seams += [[arm[0], arm[-1]], cuff]
+    return corners, seams
+
+
+def upper_landmarks(neck, halves, middle):
+    """Neck, down the left, the hem's middle, up the right."""
+    left, right = halves
+    return [*neck, *left.arm, *left.flank, middle, *right.flank[::-1], *right.arm[::-1]]
+
+
+def outwear(category_id, cut, figure, closed):
+    """The `Pattern` of outwear, open in front; see `upper`."""
+    halves = [upper_half(category_id, cut, figure, side) for side in (-1, 1)]
+    neck = neckline(category_id, cut)
+    heights = [0.75 + (cut.hem - 0.75) * share for share in (0, 1 / 3, 2 / 3)]
+    right_edge = [cut.opening * (0.8 + 0.2 * i) + 1j * y for i, y in enumerate(heights)]
+    right_edge.append(1.5 * cut.opening + 1j * (cut.hem + 0.04))
+    left_edge = mirrored(right_edge)
+    neck[2:5] = [neck[1] - 0.02 + 0.35j, left_edge[0], neck[5] + 0.02 + 0.35j]
+    left, right = (half.outside() for half in halves)
+    if closed:
+        panels = [[neck[1], *left, left_edge[3], right_edge[3], *right[::-1], neck[5], neck[0]]]
+    else:
+        panels = [[neck[1], *left, *left_edge[::-1], neck[2]]]
+        panels.append([neck[5], *right, *right_edge[::-1], neck[4]])
+    corners, seams = sleeve_lines(halves)
+    corners |= {neck[1], neck[5], *(edge[i] for edge in (left_edge, right_edge) for i in (0, 3))}
+    seams += [[neck[1], neck[2], *left_edge], [neck[5], neck[4], *right_edge]]
+    landmarks = [*upper_landmarks(neck, halves, left_edge[3]), *right_edge, *left_edge[1:3]]
+    return Pattern(landmarks, panels, corners, seams)
+
+
+def trousers(category_id, cut, figure):
+    """The `Pattern` of shorts or trousers."""
+    top, hip = waistband(cut, figure)
+    left, right = (
+        trouser_leg(category_id, cut, figure.legs[side > 0], side, side * hip + 2.6j)
+        for side in (-1, 1)
+    )
+    crotch = 3.05j
+    curve = [*top, *right, crotch, *left[::-1]]
+    knees = () if category_id == SHORTS else (left[1], left[-1], right[1], right[-1])
+    corners = {top[0], top[2], crotch, *left[1:], *right[1:]}.difference(knees)
+    seams = [top, [top[1], crotch]]
+    return Pattern([*top, *left, crotch, *right[::-1]], [curve], corners, seams)
+
+
+def waistband(cut, figure):
+    """Landmarks 1 to 3 of trousers and skirts, and half their width at the hip."""
+    straight = cut._replace(loose=0, flare=0)
+    waist, hip = (half_width(y, straight, figure) for y in (cut.waist, 2.6))
+    return [-waist + 1j * cut.waist, 1j * (cut.waist + 0.04), waist + 1j * cut.waist], hip
+
+
+def trouser_leg(category_id, cut, leg, side, start):
+    """Landmarks from the hip down the outside, and up the inside."""
+    hip, knee, ankle = leg
+    width = 0.22 + cut.ease + 0.3 * cut.flare
+
+    def ring(above, below, height, half):
+        share = (height - above.imag) / (below.imag - above.imag)
+        centre, out = along(above, below, share, side)
+        inner = centre - out * half
+        # Never past the middle, where the outline would cross itself.
+        return [centre + out * half, side * max(side * inner.real, 0.02) + 1j * inner.imag]
+
+    if category_id == SHORTS:
+        return [start, *ring(hip, knee, cut.hem, width + 0.12)]
+    outside, inside = ring(hip, knee, 4.5, width)
+    hem = ring(knee, ankle, cut.hem, 0.14 + 0.5 * cut.ease + cut.flare)
+    return [start, outside, *hem, inside]
+
+
+def skirt(cut, figure):
+    """The `Pattern` of a skirt."""
+    top, hip = waistband(cut, figure)
+    low = hip + cut.flare * (cut.hem - 2.6)
+    right = [(hip + low) / 2 + 1j * (2.2 + cut.hem) / 2, low + 1j * cut.hem]
+    left, middle = mirrored(right), 1j * (cut.hem + cut.wave)
+    waves = [x * low / 2 + 1j * (cut.hem - cut.wave) for x in (1, -1)]
+    curve = [*top, *right, waves[0], middle, waves[1], *left[::-1]]
+    folds = [[x * top[2].real + 1j * cut.waist, x * low + 1j * cut.hem] for x in (-0.6, 0, 0.6)]
+    corners = {top[0], top[2], left[1], right[1]}
+    return Pattern([*top, *left, middle, *right[::-1]], [curve], corners, [top, *folds])
+
+
+def make_pattern(category_id, cut, figure, closed):
+    """The `Pattern` of any garment; see `upper`."""
+    if category_id == SKIRT:
+        return skirt(cut, figure)
+    if category_id in BOTTOMS:
+        return trousers(category_id, cut, figure)
+    make = outwear if category_id in OUTWEAR else upper
+    return make(category_id, cut, figure, closed)
+
+
+STEPS = np.arange(3) / 3
+# Weights of both ends and of both ends' tangents along a cubic, [4, 3].
+CUBIC = np.stack(
+    [
+        2 * STEPS**3 - 3 * STEPS**2 + 1,
+        3 * STEPS**2 - 2 * STEPS**3,
+        STEPS**3 - 2 * STEPS**2 + STEPS,
+        STEPS**3 - STEPS**2,
+    ]
+)
+
+
+def lay_out(patterns, place):
+    """Garments in the picture frame, all at once because that is quicker.
+
+    Args:
+        patterns: list of `Pattern`.
+        place: `Place` of them all.
+
+    Returns:
+        list of (landmarks [n] complex, shapely geometry that the pattern's curves enclose).
+    """
+    curves = [curve for pattern in patterns for curve in pattern.curves]
+    sharp = [p in pattern.corners for pattern in patterns for c in pattern.curves for p in c]
+    drawn = smooth_curves(curves, np.array(sharp))
+    at = place(np.concatenate([drawn, *(pattern.landmarks for pattern in patterns)]))
+    number = np.repeat(range(len(curves)), [len(STEPS) * len(curve) for curve in curves])
+    rings = shapely.linearrings(coordinates(at[: len(drawn)]), indices=number)
+    shapes = shapely.polygons(rings)
+    valid = shapely.is_valid(shapes)
+    if not valid.all():
+        # A sleeve lies over the trunk, or folds over itself in the elbow.
+        shapes[~valid] = shapely.make_valid(shapes[~valid], method="structure")
+    found, mark, first = [], len(drawn), 0
+    for pattern in patterns:
+        marks, panels = len(pattern.landmarks), len(pattern.curves)
+        shape = shapes[first] if panels == 1 else shapely.union_all(shapes[first : first + panels])
+        found.append((at[mark : mark + marks], shape))
+        mark, first = mark + marks, first + panels
+    return found
+
+
+def smooth_curves(curves, sharp):
+    """Points along closed curves, len(STEPS) for each point of theirs: [M] complex.
+
+    Args:
+        curves: list of lists of points.
+        sharp: [number of points] bool, True at corners.
+    """
+    here = np.array([p for curve in curves for p in curve])
+    after: list[int] = []
+    before: list[int] = []
+    for curve in curves:
+        first, last = len(after), len(after) + len(curve) - 1
+        after += [*range(first + 1, last + 1), first]
+        before += [last, *range(first, last)]
+    step = here[after] - here
+    length = abs(step)
+    chord = step + step[before]
+    # No longer than the shorter neighbour, or the curve would run past a point.
+    tangent = chord * np.minimum(length, length[before]) / (abs(chord) + 1e-9)
+    tangent[sharp] = 0
+    ends = np.array([here, here[after], tangent, tangent[after]])
+    return (ends.T @ CUBIC).ravel()
+
+
+def strips(lines, halves, place):
+    """Bent strips with round ends.
+
+    Args:
+        lines: list of lists of points in the figure frame.
+        halves: half the width of each, head heights.
+        place: `Place`.
+
+    Returns:
+        array of shapely geometries in the picture frame.
+    """
+    at = place([p for line in lines for p in line])
+    number = np.repeat(range(len(lines)), [len(line) for line in lines])
+    strings = shapely.linestrings(coordinates(at), indices=number)
+    return shapely.buffer(strings, np.array(halves) * abs(place.turn), quad_segs=3)
+
+
+def coordinates(points):
+    """[N] complex -> [N, (x, y)] float64."""
+    return points.view(np.float64).reshape(-1, 2)
