@@ -15,6 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from mrcnn.schedules import SCHEDULES, Stage, make_schedule, parse_stages
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
@@ -25,44 +27,7 @@ def build_parser():
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", help="train on COCO annotations", formatter_class=show)
-    _add_data(train)
-    train.add_argument("--model", choices=["resnet101", "resnet50", "compact"], default="resnet101")
-    train.add_argument(
-        "--weights", default="coco", help="to start from: coco, imagenet, last, none or a file"
-    )
-    train.add_argument("--name", help="of the run; the model's if not given")
-    train.add_argument("--logs", default="logs", help="folder of run folders")
-    train.add_argument("--epochs", type=_positive, default=90)
-    train.add_argument(
-        "--steps_per_epoch", type=_positive, help="one pass over the pictures, at most 1000"
-    )
-    train.add_argument(
-        "--validation_steps", type=_positive, help="one pass over the pictures, at most 50"
-    )
-    train.add_argument("--batch_size", type=_positive, default=8)
-    train.add_argument(
-        "--size", type=_positive, help="side of the network's square input; the model's"
-    )
-    train.add_argument("--lr", type=float, default=0.001, help="learning rate of SGD")
-    train.add_argument(
-        "--lr_schedule",
-        choices=["plateau", "constant", "cosine"],
-        default="plateau",
-        help="plateau: down to 0.3 of --lr when the validation loss stays flat; cosine: down to 0 "
-        "over all epochs",
-    )
-    train.add_argument("--warmup", type=int, default=0, help="steps of linear growth (cosine)")
-    train.add_argument(
-        "--layers", default="all", help="heads, 3+, 4+, 5+, all, or a regular expression"
-    )
-    train.add_argument(
-        "--augmentation",
-        choices=["none", "flip", "full", "zoom"],
-        default="flip",
-        help="full: flip, move, scale, turn, colours; zoom: full, with close-ups among them",
-    )
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--workers", type=_positive, default=2, help="threads that load pictures")
+    _add_train(train)
     train.set_defaults(run=run_train)
 
     inference = commands.add_parser(
@@ -103,6 +68,67 @@ def build_parser():
             help="auto takes what the device is fast at",
         )
     return parser
+
+
+def _add_train(train):
+    _add_data(train)
+    add = train.add_argument_group("model").add_argument
+    add("--model", choices=["resnet101", "resnet50", "compact"], default="resnet101")
+    add(
+        "--weights",
+        default="coco",
+        help="to start from: coco, imagenet, none, a file; or last, to go on with the last run "
+        "exactly where it stopped",
+    )
+    add("--resume", type=Path, metavar="RUN", help="go on with the run of this folder")
+    add("--size", type=_positive, help="side of the network's square input; the model's")
+    add("--name", help="of the run; the model's if not given")
+    add("--logs", default="logs", help="folder of run folders")
+
+    add = train.add_argument_group("schedule").add_argument
+    add("--epochs", type=_positive, default=90, help="the last epoch, counted from the first ever")
+    add("--steps_per_epoch", type=_positive, help="one pass over the pictures, at most 1000")
+    add("--validation_steps", type=_positive, help="one pass over the pictures, at most 50")
+    add("--batch_size", type=_positive, default=8, help="pictures of a step, over all --gpus")
+    add(
+        "--accumulate",
+        type=_positive,
+        default=1,
+        help="work through each batch in so many parts: the same steps with less memory",
+    )
+    add("--lr", type=float, default=0.001, help="learning rate of SGD")
+    add(
+        "--lr_schedule",
+        choices=SCHEDULES,
+        default="plateau",
+        help="plateau: down to 0.3 of --lr when the validation loss stays flat; step: to a tenth "
+        "after 2/3 and 8/9 of all steps; cosine: down to 0 over all steps",
+    )
+    add("--warmup", type=int, default=0, help="first steps, in which the rate grows to --lr")
+    add("--layers", default="all", help="heads, 3+, 4+, 5+, all, or a regular expression")
+    add(
+        "--stages",
+        help="instead of --layers and --epochs, several after another, each with its last epoch "
+        "and a divisor of --lr: heads:40,4+:120,all:160/10",
+    )
+    add("--ema", type=float, default=0.0, help="keep moving averages of the weights: 0.999, say")
+    add("--edge_loss", type=float, default=0.0, help="weight of the mask edges' agreement")
+    add("--early_stopping", type=int, default=0, help="epochs without a better one; 0 for never")
+
+    add = train.add_argument_group("data").add_argument
+    add(
+        "--augmentation",
+        choices=["none", "flip", "full", "zoom"],
+        default="flip",
+        help="full: flip, move, scale, turn, colours; zoom: full, with close-ups among them",
+    )
+    add("--seed", type=_seed, default=0)
+    add("--workers", type=_positive, default=2, help="threads that load pictures")
+
+    add = train.add_argument_group("run").add_argument
+    add("--gpus", type=_positive, default=1, help="devices of this machine that train in step")
+    add("--keep", type=_positive, default=3, help="newest checkpoints that stay, besides the best")
+    add("--dry_run", action="store_true", help="check data, disk and memory by one step, and stop")
 
 
 def _add_data(command, file_too=""):
@@ -215,50 +241,86 @@ def load_split(args, split):
 
 def run_train(args):
     """Trains a model; returns the exit status."""
+    stages = parse_stages(args.stages) if args.stages else [Stage(args.layers, args.epochs)]
+    if args.batch_size % args.gpus:
+        raise UsageError(f"--batch_size {args.batch_size} is no multiple of --gpus {args.gpus}")
     train_set = load_split(args, "train")
     val_set = load_split(args, "validation")
     import_tensorflow()
     from mrcnn.clothing import CONFIGS
     from mrcnn.model import MaskRCNN
+    from mrcnn.training import TrainingStopped, WorkerLost
 
     base, batch = CONFIGS[args.model], args.batch_size
     values = {
         "NAME": args.name or base.NAME,
-        "IMAGES_PER_GPU": batch,
+        "GPU_COUNT": args.gpus,
+        "IMAGES_PER_GPU": batch // args.gpus,
         "LEARNING_RATE": args.lr,
         "COMPUTE_DTYPE": args.precision,
         "STEPS_PER_EPOCH": args.steps_per_epoch or min(1000, -(-train_set.num_images // batch)),
         "VALIDATION_STEPS": args.validation_steps or min(50, -(-val_set.num_images // batch)),
+        "EDGE_LOSS_WEIGHT": args.edge_loss,
+        "EMA_DECAY": args.ema,
     }
     if args.size:
         values.update(IMAGE_MIN_DIM=args.size, IMAGE_MAX_DIM=args.size)
     model = MaskRCNN("training", base.from_dict(values), args.logs)
-    _start_from(model, args.weights)
-    model.train(
-        train_set,
-        val_set,
-        args.lr,
-        args.epochs,
-        args.layers,
-        augmentation=_augmentation(args.augmentation),
-        custom_callbacks=_callbacks(args),
-        schedule=_schedule(args, model.config),
-        seed=args.seed,
-        workers=args.workers,
-    )
-    print(f"Trained {model.epoch} epochs; weights and log.csv are in {model.log_dir}")
+    _start_from(model, args)
+    try:
+        for stage in stages:
+            if model.epoch < stage.until:
+                _train_stage(args, model, (train_set, val_set), stage, stages)
+                if args.dry_run:
+                    print("Nothing was trained, as asked for.")
+                    return 0
+    except TrainingStopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
+    except (FloatingPointError, WorkerLost) as error:
+        print(f"model.py train: {error}", file=sys.stderr)
+        return 3
+    print(f"Trained {model.epoch} epochs; weights and logs are in {model.log_dir}")
     return 0
 
 
-def _start_from(model, source):
-    """Loads the weights that --weights names into a training model."""
+def _train_stage(args, model, datasets, stage, stages):
+    rate = args.lr / stage.divisor
+    schedule = make_schedule(
+        args.lr_schedule,
+        rate,
+        epochs=stages[-1].until,
+        steps_per_epoch=model.config.STEPS_PER_EPOCH,
+        warmup=args.warmup,
+    )
+    model.train(
+        *datasets,
+        rate,
+        stage.until,
+        stage.layers,
+        augmentation=_augmentation(args.augmentation),
+        schedule=schedule,
+        seed=args.seed,
+        workers=args.workers,
+        accumulate=args.accumulate,
+        keep=args.keep,
+        early_stopping=args.early_stopping,
+        tensorboard=True,
+        check=True,
+        dry_run=args.dry_run,
+        facts={"arguments": {k: str(v) for k, v in vars(args).items() if k != "run"}},
+    )
+
+
+def _start_from(model, args):
+    """Loads the weights that --weights names, or a run's state, into a training model."""
     from mrcnn import sources, weights
 
-    if source == "none":
+    source = args.weights
+    if source == "none" and not args.resume:
         return
-    if source == "last":
-        path = model.find_last()
-        model.load_weights(path, by_name=True)
+    if args.resume or source == "last":
+        path = _resume(model, args.resume)
     elif model.config.BACKBONE == "mobilenet_v2" and source == "coco":
         path = sources.MOBILENET_COCO
         report = sources.load_mobilenet_v2(model.keras_model, path)
@@ -270,9 +332,23 @@ def _start_from(model, source):
         path = sources.find_weights(source)
         other = weights.inspect(path).num_classes != model.config.NUM_CLASSES
         model.load_weights(path, by_name=True, exclude=weights.CLASS_LAYERS if other else None)
+        model.set_log_dir()  # a run of its own, even if the file is another run's
     print(f"Starting from {path}, epoch {model.epoch}")
     if model.random_layers:
         print(f"Without weights there, so trained from random: {', '.join(model.random_layers)}")
+
+
+def _resume(model, folder):
+    """Goes on with a run; one of an older version, or matterport's, has nothing but weights."""
+    try:
+        return model.resume(folder)
+    except FileNotFoundError:
+        if folder:
+            raise
+        path = model.find_last()
+        model.load_weights(path, by_name=True)
+        print("That run has no optimizer's state: its momentum starts anew.")
+        return path
 
 
 def _augmentation(kind):
@@ -285,26 +361,6 @@ def _augmentation(kind):
     if kind == "flip":
         return iaa.Fliplr(0.5)
     return default_augmentation(zoom=0.4 if kind == "zoom" else 0.0)
-
-
-def _callbacks(args):
-    if args.lr_schedule != "plateau":
-        return []
-    import keras
-
-    return [
-        keras.callbacks.ReduceLROnPlateau(
-            factor=0.3, patience=5, min_lr=0.3 * args.lr, verbose=1, monitor="val_loss"
-        )
-    ]
-
-
-def _schedule(args, config):
-    if args.lr_schedule != "cosine":
-        return None
-    from mrcnn.training import cosine_schedule
-
-    return cosine_schedule(args.lr, args.epochs * config.STEPS_PER_EPOCH, args.warmup)
 
 
 def load_detector(args, **overrides):

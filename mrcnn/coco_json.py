@@ -5,6 +5,7 @@ which takes less memory than its numbers, and is parsed when asked for.
 """
 
 import mmap
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -60,6 +61,11 @@ class Annotations(Sequence):
 
     def __len__(self):
         return len(self._rows)
+
+    @property
+    def category_ids(self):
+        """int array of the annotations' category ids, without parsing any segmentation."""
+        return self._store.categories_of(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
@@ -138,6 +144,10 @@ class CocoFile:
             rows = rows[np.isin(self._categories[rows], category_ids)]
         return Annotations(self, rows.astype(np.int32))
 
+    def categories_of(self, rows):
+        """int array: category ids of some annotations."""
+        return self._categories[rows]
+
     def annotation(self, row):
         """One annotation as a dict; `row` counts those that were kept."""
         start = self._ends[row - 1] if row else 0
@@ -190,8 +200,7 @@ def _by_number_then_name(image):
 def _numbered(ids, what, path):
     index = {key: position for position, key in enumerate(ids)}
     if len(index) != len(ids):
-        seen = set()
-        twice = next(key for key in ids if key in seen or seen.add(key))
+        twice, _ = Counter(ids).most_common(1)[0]
         raise ValueError(f"{path} has the {what} id {twice!r} twice; ids must be unique")
     return index
 

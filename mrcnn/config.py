@@ -132,6 +132,11 @@ class Config:
     WEIGHT_DECAY: float = 0.0001
     GRADIENT_CLIP_NORM: float = 5.0
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
+    # Weight of a sixth loss, the agreement of mask edges (arXiv:1809.07069); 0 leaves it out.
+    # Only training changes; try 1.
+    EDGE_LOSS_WEIGHT: float = 0.0
+    # Keep moving averages of the weights, validate and save those: 0.999 or so; 0 for none.
+    EMA_DECAY: float = 0.0
     # None: batch norm trains normally; False: its statistics are frozen (right for small
     # batches); True: it uses the batch's statistics, at inference too.
     TRAIN_BN: bool | None = False

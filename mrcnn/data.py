@@ -189,7 +189,9 @@ class BatchLoader:
         seed=0,
         workers=2,
         prefetch=4,
+        shard=(0, 1),
     ):
+        self._shard = shard
         self._sampler = Sampler(dataset, config, augmentation, no_augmentation_sources)
         self._image_ids = np.array(dataset.image_ids)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -200,7 +202,7 @@ class BatchLoader:
         """Batches in one pass over the pictures, the last filled up."""
         return -(-len(self._image_ids) // self.batch_size)
 
-    def epoch(self, epoch_number, steps=None):
+    def epoch(self, epoch_number, steps=None, start=0):
         """Yields the batches of an epoch; close the generator to stop its threads early.
 
         Args:
@@ -217,12 +219,20 @@ class BatchLoader:
             RuntimeError: naming the picture that cannot be loaded.
         """
         steps = len(self) if steps is None else steps
-        with contextlib.closing(self._samples(epoch_number, steps * self.batch_size)) as samples:
-            for _ in range(steps):
-                start = time.perf_counter()
-                batch = _stack(itertools.islice(samples, self.batch_size))
-                self.wait_seconds += time.perf_counter() - start
+        places = self._places(start, steps)
+        with contextlib.closing(self._samples(epoch_number, steps, places)) as samples:
+            for _ in range(start, steps):
+                begun = time.perf_counter()
+                batch = _stack(itertools.islice(samples, self.batch_size // self._shard[1]))
+                self.wait_seconds += time.perf_counter() - begun
                 yield batch
+
+    def _places(self, start, steps):
+        index, count = self._shard
+        each = self.batch_size // count
+        for step in range(start, steps):
+            first = step * self.batch_size + index * each
+            yield from range(first, first + each)
 
     def _order(self, epoch, count):
         """int [count]: image ids, one permutation of all of them after another."""
@@ -240,9 +250,10 @@ class BatchLoader:
         inputs, _ = self._sampler.load(image_id, rng, keep_empty=True)
         return [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
 
-    def _samples(self, epoch, count):
+    def _samples(self, epoch, steps, places):
         """Yields the arrays of `count` pictures in order, loading ahead."""
-        jobs = ((epoch, i, image_id) for i, image_id in enumerate(self._order(epoch, count)))
+        order = self._order(epoch, steps * self.batch_size)
+        jobs = ((epoch, i, order[i]) for i in places)
         if not self.workers:
             yield from itertools.starmap(self._load, jobs)
             return

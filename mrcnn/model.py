@@ -2,17 +2,19 @@
 
 import warnings
 from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mrcnn import classes, network, runs, sources, training, weights
+from mrcnn import checkpoints, classes, network, runner, runs, sources, trainer, weights
 from mrcnn import image as images_
-from mrcnn.backbone import fpn_graph, resnet_graph, stage_patterns
+from mrcnn.backbone import fpn_graph, resnet_graph
 from mrcnn.boxes import denorm_boxes, norm_boxes
-from mrcnn.data import BatchLoader, DataGenerator, data_generator, load_image_gt
+from mrcnn.data import DataGenerator, data_generator, load_image_gt
+from mrcnn.distribution import find_cluster
 from mrcnn.heads import (
     DetectionLayer,
     build_fpn_mask_graph,
@@ -105,20 +107,19 @@ class MaskRCNN:
         if mode not in ("training", "inference"):
             raise ValueError(f"got mode {mode!r}; use 'training' or 'inference'")
         config.validate()
-        if mode == "training" and config.GPU_COUNT > 1:
-            raise ValueError(
-                f"GPU_COUNT is {config.GPU_COUNT} but training runs on one device; set GPU_COUNT "
-                f"= 1 and IMAGES_PER_GPU = {config.BATCH_SIZE} for the same batch"
-            )
         self.mode, self.config, self.model_dir = mode, config, str(model_dir)
         self.class_names = classes.names_for(config.NUM_CLASSES)
-        self.keras_model = self.build(mode, config)
+        # Before anything else of TensorFlow: several machines must join at the start.
+        self.cluster = find_cluster(config.GPU_COUNT) if mode == "training" else None
+        with self.cluster.strategy.scope() if self.cluster else nullcontext():
+            self.keras_model = self.build(mode, config)
         # Layers that no file has filled yet; None of them may be left for real detections.
         self.random_layers = list(weights.weighted_layers(self.keras_model))
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
         # Stays traced for each input shape; weights are read anew at each call.
         self._detect = tf.function(self._detect_graph)
         self.traces = 0
+        self.progress = None
         self.set_log_dir()
 
     def build(self, mode, config):
@@ -178,30 +179,36 @@ class MaskRCNN:
         Raises:
             FileNotFoundError: if there is none.
         """
-        return runs.find_last(self.model_dir, self._name())
+        return runs.find_last(self.model_dir, self.run_name)
 
     def set_log_dir(self, model_path=None):
         """Goes on with the run that a checkpoint belongs to, or plans a new one."""
         epoch = runs.parse_checkpoint(model_path) if model_path else None
         self.epoch = epoch or 0
         same_run = epoch is not None and Path(model_path).name == self._checkpoint(epoch).name
+        self.saved = None
         folder = Path(model_path).resolve().parent if same_run else None
-        self.log_dir = str(folder or runs.run_folder(self.model_dir, self._name()))
+        self._run_at(folder or runs.run_folder(self.model_dir, self.run_name))
+
+    def _run_at(self, folder):
+        self.log_dir = str(folder)
         # The original's pattern, for code that formats it.
-        name = f"mask_rcnn_{self._name().lower()}_{{epoch:04d}}.h5"
+        name = f"mask_rcnn_{self.run_name.lower()}_{{epoch:04d}}.h5"
         self.checkpoint_path = str(Path(self.log_dir) / name)
 
     def _checkpoint(self, epoch, folder="."):
-        return runs.checkpoint_path(folder, self._name(), epoch)
+        return runs.checkpoint_path(folder, self.run_name, epoch)
 
-    def _name(self):
+    @property
+    def run_name(self):
+        """What run folders and checkpoints are named by."""
         return self.config.NAME or "mask_rcnn"
 
     # --- Training -------------------------------------------------------------------------
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
         """Makes exactly the layers trainable whose whole name matches the expression."""
-        names = training.set_trainable(keras_model or self.keras_model, layer_regex)
+        names = trainer.set_trainable(keras_model or self.keras_model, layer_regex)
         if verbose:
             print("\n".join(" " * indent + name for name in names))
 
@@ -215,11 +222,9 @@ class MaskRCNN:
         augmentation=None,
         custom_callbacks=None,
         no_augmentation_sources=None,
-        schedule=None,
-        seed=0,
-        workers=2,
+        **options,
     ):
-        """Trains, from `self.epoch` on.
+        """Trains, from `self.epoch` on, or from where `resume` found the run.
 
         Args:
             train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
@@ -230,55 +235,54 @@ class MaskRCNN:
             augmentation: imgaug augmenter, or None.
             custom_callbacks: list of Keras callbacks.
             no_augmentation_sources: sources of pictures that aren't augmented.
-            schedule: f(step) -> learning rate, step counted over all epochs; or None.
-            seed: of the order of pictures and of their augmentation.
-            workers: threads that load pictures.
+            **options: fields of `mrcnn.runner.Options`, such as schedule, seed and workers.
 
         Returns:
             rows of the log, a list of dicts.
+
+        Raises:
+            FloatingPointError: as soon as a loss isn't finite; the last checkpoint stays.
+            TrainingStopped: after SIGINT or SIGTERM: the step was finished and all is saved.
         """
         self._need("training", "train")
         self._check_datasets(train_dataset, val_dataset)
         self.class_names = classes.check_names(train_dataset.class_names, self.config.NUM_CLASSES)
-        pattern = stage_patterns(self.config.BACKBONE).get(layers, layers)
-        names = training.set_trainable(self.keras_model, pattern)
-        Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-        print(f"Training {len(names)} layers ({layers}) from epoch {self.epoch} to {epochs}")
-        print(f"Checkpoints: {self.log_dir}")
-        common = {"batch_size": self.config.BATCH_SIZE, "seed": seed, "workers": workers}
-        loader = BatchLoader(
-            train_dataset,
-            self.config,
-            shuffle=True,
+        chosen = runner.Options(
             augmentation=augmentation,
+            callbacks=tuple(custom_callbacks or ()),
             no_augmentation_sources=no_augmentation_sources,
-            **common,
+            **options,
         )
-        val_loader = None
-        if val_dataset is not None:
-            val_loader = BatchLoader(val_dataset, self.config, shuffle=False, **common)
-        optimizer = training.make_optimizer(self.config, learning_rate)
-        self.keras_model.compile(optimizer=optimizer)  # so that callbacks find model.optimizer
-        rows = training.fit(
-            training.Trainer(self.keras_model, self.config, optimizer),
-            loader,
-            val_loader,
-            epochs=epochs,
-            initial_epoch=self.epoch,
-            steps_per_epoch=self.config.STEPS_PER_EPOCH,
-            validation_steps=self.config.VALIDATION_STEPS,
-            save=lambda epoch: self.save_weights(self._checkpoint(epoch, self.log_dir)),
-            log_path=Path(self.log_dir) / "log.csv",
-            schedule=schedule,
-            callbacks=custom_callbacks or (),
-        )
-        self.epoch = max(self.epoch, epochs)
+        rows = runner.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, chosen)
         self.random_layers = []
         return rows
 
+    def resume(self, folder=None):
+        """Goes on with a run: loads its newest whole checkpoint, for `train` to continue.
+
+        Args:
+            folder: of the run; None takes the last run of this configuration's NAME.
+
+        Returns:
+            Path of the weights file that was loaded.
+
+        Raises:
+            FileNotFoundError: if there is no run, or none with a checkpoint.
+            CheckpointError: if no checkpoint of it is whole.
+        """
+        self._need("training", "resume")
+        folder = Path(folder or runs.find_last_run(self.model_dir, self.run_name))
+        saved = checkpoints.Checkpoints(folder, self.run_name).restore()
+        if saved is None:
+            raise FileNotFoundError(f"{folder} has no {checkpoints.LIST}; it is no run's folder")
+        self.load_weights(saved.weights, by_name=True)
+        self._run_at(folder)
+        self.epoch, self.saved = saved.info["epoch"], saved
+        return saved.weights
+
     def compile(self, learning_rate, momentum):
         """Gives the Keras model the original's optimizer; `train` does so itself."""
-        optimizer = training.make_optimizer(self.config, learning_rate, momentum)
+        optimizer = trainer.make_optimizer(self.config, learning_rate, momentum)
         self.keras_model.compile(optimizer=optimizer)
 
     def _check_datasets(self, train_dataset, val_dataset):
@@ -486,7 +490,7 @@ class MaskRCNN:
 
     def get_trainable_layers(self):
         """Layers with weights, nested models entered."""
-        return [layer for layer in training._leaves(self.keras_model) if layer.get_weights()]
+        return [layer for layer in trainer.leaves(self.keras_model) if layer.get_weights()]
 
     def _need(self, mode, method):
         if self.mode != mode:

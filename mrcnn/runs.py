@@ -23,17 +23,36 @@ def parse_checkpoint(path):
     return int(found.group(1)) if found else None
 
 
+def run_folders(model_dir, name):
+    """Folders of all runs of that name, the newest first."""
+    pattern = re.compile(rf"{re.escape(name.lower())}\d{{8}}T\d{{4}}")
+    root = Path(model_dir)
+    folders = [p for p in root.iterdir() if pattern.fullmatch(p.name)] if root.is_dir() else []
+    return sorted(folders, reverse=True)
+
+
+def find_last_run(model_dir, name):
+    """Folder of the last run of that name that can go on: it has a list of checkpoints.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    for folder in run_folders(model_dir, name):
+        if (folder / "checkpoints.json").exists():
+            return folder
+    raise FileNotFoundError(f"no run named {name.lower()!r} to go on with in {model_dir}")
+
+
 def find_last(model_dir, name):
     """The last checkpoint of the last run of that name that has one.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    pattern = re.compile(rf"{re.escape(name.lower())}\d{{8}}T\d{{4}}")
-    root = Path(model_dir)
-    folders = [p for p in root.iterdir() if pattern.fullmatch(p.name)] if root.is_dir() else []
-    for folder in sorted(folders, reverse=True):
-        checkpoints = sorted(folder.glob("mask_rcnn_*.h5"), key=lambda p: (len(p.name), p.name))
-        if checkpoints:
-            return str(checkpoints[-1])
-    raise FileNotFoundError(f"no checkpoint of a run named {name.lower()!r} in {root.resolve()}")
+    for folder in run_folders(model_dir, name):
+        found = [p for p in folder.glob("mask_rcnn_*.h5") if ".state" not in p.suffixes]
+        if found:
+            return str(max(found, key=lambda p: (len(p.name), p.name)))
+    raise FileNotFoundError(
+        f"no checkpoint of a run named {name.lower()!r} in {Path(model_dir).resolve()}"
+    )

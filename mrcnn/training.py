@@ -1,298 +1,349 @@
-"""The training loop: one traced step, checkpoints after each epoch, a log that can be plotted.
+"""The training loop: epochs, validation, checkpoints, logs, and stopping without loss.
 
-Losses, the L2 term, clipping and the optimizer are the original's (see `total_loss`).
+What an epoch does depends on the state it starts from, the seed and its number only, so that a
+run that goes on from a checkpoint gives the same weights, bit by bit, as one that never
+stopped (on one CPU; other devices may add in another order).
 """
 
-import csv
 import math
-import re
+import signal
+import threading
 import time
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from mrcnn.config import LOSS_NAMES
-from mrcnn.layers import resolve_dtype
+from mrcnn.trainer import Trainer, make_optimizer, set_trainable, total_loss
 
-LOG_NAMES = ("loss", *LOSS_NAMES)
-
-
-def set_trainable(model, pattern):
-    """Makes exactly the layers trainable whose whole name matches.
-
-    Args:
-        model: keras.Model; nested models are entered.
-        pattern: regular expression.
-
-    Returns:
-        names of the layers with weights that train from now on.
-
-    Raises:
-        ValueError: if no layer with weights matches.
-    """
-    names = []
-    for layer in _leaves(model):
-        if layer.weights:
-            layer.trainable = bool(re.fullmatch(pattern, layer.name))
-            if layer.trainable:
-                names.append(layer.name)
-    if not names:
-        raise ValueError(
-            f"layers={pattern!r} matches no layer with weights; use heads, 3+, 4+, 5+, all or a "
-            "regular expression of layer names"
-        )
-    return names
+__all__ = ["Trainer", "Training", "fit", "make_optimizer", "set_trainable", "total_loss"]
 
 
-def _leaves(model):
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
+class TrainingStopped(RuntimeError):
+    """The run ended before its last epoch, with all saved; the message says how to go on."""
 
 
-def decayed_weights(model):
-    """Trainable variables under weight decay: all but batch norm's gamma and beta."""
-    return [v for v in model.trainable_variables if v.name not in ("gamma", "beta")]
+class WorkerLost(RuntimeError):
+    """Another process of the cluster is gone."""
 
 
-def total_loss(losses, weights, decayed, weight_decay):
-    """Weighted sum of the losses, plus the original's L2 term.
+@dataclass
+class Progress:
+    """Where a training stands: whole epochs done, and how far the next one is.
 
-    The term of each weight is weight_decay * sum(w**2) / size(w), so that it is a mean: far
-    weaker than the optimizers' `weight_decay`.
-
-    Args:
-        losses: dict of name -> scalar tensor.
-        weights: dict of name -> number; a loss that is missing counts once.
-        decayed: keras.Variables.
-        weight_decay: number.
-
-    Returns:
-        scalar float32 tensor.
-    """
-    total = tf.add_n([value * weights.get(name, 1.0) for name, value in losses.items()])
-    for variable in decayed:
-        value = tf.convert_to_tensor(variable.value)
-        total += weight_decay * tf.reduce_sum(tf.square(value)) / tf.size(value, tf.float32)
-    return total
-
-
-def make_optimizer(config, learning_rate, momentum=None):
-    """SGD with momentum, gradients clipped by their global norm, as the original had it.
-
-    In float16 the loss is scaled, so that small gradients don't vanish.
-    """
-    optimizer = keras.optimizers.SGD(
-        learning_rate,
-        momentum=config.LEARNING_MOMENTUM if momentum is None else momentum,
-        global_clipnorm=config.GRADIENT_CLIP_NORM,
-    )
-    if resolve_dtype(config.COMPUTE_DTYPE) == "float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
-
-
-class Trainer:
-    """Runs steps of one model, with the layers that are trainable when it is made.
-
-    Args:
-        model: the training `Network`.
-        config: `Config`; reads LOSS_WEIGHTS, WEIGHT_DECAY and TRAIN_BN.
-        optimizer: keras optimizer.
+    Attributes:
+        epoch, step: epochs done, and steps done in the next.
+        sums: of each loss over those steps.
+        seconds, waited: their time, and the part of it spent waiting for data.
+        best, best_epoch: the best value so far of what epochs are judged by.
     """
 
-    def __init__(self, model, config, optimizer):
-        self.model, self.optimizer = model, optimizer
-        self.variables = list(model.trainable_variables)
-        self.loss_weights, self.weight_decay = dict(config.LOSS_WEIGHTS), config.WEIGHT_DECAY
-        # With TRAIN_BN = False nothing in the model depends on the mode.
-        self.training = config.TRAIN_BN is not False
-        optimizer.build(self.variables)
-        self.traces = 0
-        self._train = tf.function(self._train_step)
-        self._validate = tf.function(self._losses)
+    epoch: int = 0
+    step: int = 0
+    sums: dict = field(default_factory=dict)
+    seconds: float = 0.0
+    waited: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
 
-    def train(self, batch):
-        """One step. Returns the losses before it as dict of `LOG_NAMES` -> scalar tensor."""
-        return self._train([tf.convert_to_tensor(x) for x in batch])
+    def begin_epoch(self, epoch):
+        self.epoch, self.step, self.sums = epoch, 0, {}
+        self.seconds = self.waited = 0.0
 
-    def validate(self, batch):
-        """The losses of a batch, without a step."""
-        return self._validate([tf.convert_to_tensor(x) for x in batch])
+    def add(self, losses):
+        self.step += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def gradients(self, batch):
-        """(losses, gradients before clipping, in the order of `variables`)."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in self.variables])
-            losses = self._losses(batch, training=self.training)
-            scaled = losses["loss"]
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                scaled = self.optimizer.scale_loss(scaled)
-        gradients = tape.gradient(scaled, [v.value for v in self.variables])
-        return losses, gradients
-
-    def _losses(self, batch, training=False):
-        outputs = self.model(batch, training=training)
-        losses = dict(zip(LOSS_NAMES, outputs[-len(LOSS_NAMES) :], strict=True))
-        decayed = decayed_weights(self.model)
-        total = total_loss(losses, self.loss_weights, decayed, self.weight_decay)
-        return {"loss": total, **losses}
-
-    def _train_step(self, batch):
-        self.traces += 1  # counts traces, not steps: this line runs only while tracing
-        losses, gradients = self.gradients(batch)
-        pairs = zip(gradients, self.variables, strict=True)
-        gradients = [tf.zeros_like(v.value) if g is None else g for g, v in pairs]
-        self.optimizer.apply(gradients, self.variables)
-        return losses
+    def means(self):
+        return {name: total / self.step for name, total in self.sums.items()}
 
 
-class TrainingLog:
-    """Appends one row an epoch to a CSV file; a run that goes on continues the file."""
+@dataclass
+class Training:
+    """What `fit` is to do.
 
-    def __init__(self, path):
-        self.path = Path(path)
-
-    def write(self, row):
-        """Adds a row, dict of column -> number; columns are those of the file's first row."""
-        is_new = not self.path.exists()
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, list(row), extrasaction="ignore")
-            if is_new:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-
-
-def cosine_schedule(peak, steps, warmup=0):
-    """Learning rate by step: linear warm-up, then half a cosine down to 0 (arXiv:1608.03983).
-
-    Args:
-        peak: highest rate.
-        steps: of the whole training.
-        warmup: steps of linear growth at its start.
-
-    Returns:
-        f(step) -> float, step counted from 0.
+    Attributes:
+        epochs: the last epoch, counted from the first ever, as in Keras.
+        steps_per_epoch, validation_steps: batches of an epoch.
+        schedule: `mrcnn.schedules.Schedule`; None leaves the rate to the optimizer and the
+            callbacks.
+        checkpoints: `Checkpoints`, or None to write none.
+        save_weights: f(path) that writes a weights file.
+        log: `RunLog`, or None.
+        callbacks: Keras callbacks; they get the original's log names.
+        early_stopping: stop after so many epochs without a better one; 0 never does.
+        score: f() -> number to judge an epoch by, higher is better; None takes the validation
+            loss (without one the loss), lower is better.
+        score_name: its name in the log.
+        describe: f(batch) -> names of its pictures, for messages.
+        show_progress: whether to print.
+        stage: str, written into checkpoints: the optimizer's state fits this stage only.
     """
 
-    def rate(step):
-        if step < warmup:
-            return peak * (step + 1) / warmup
-        share = (step - warmup) / max(1, steps - warmup)
-        return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    epochs: int
+    steps_per_epoch: int
+    validation_steps: int = 0
+    schedule: Any = None
+    checkpoints: Any = None
+    save_weights: Any = None
+    log: Any = None
+    callbacks: tuple = ()
+    early_stopping: int = 0
+    score: Any = None
+    score_name: str = "score"
+    describe: Any = None
+    show_progress: bool = True
+    stage: str = "all"
 
-    return rate
 
-
-def fit(
-    trainer,
-    train_loader,
-    val_loader,
-    *,
-    epochs,
-    initial_epoch=0,
-    steps_per_epoch,
-    validation_steps,
-    save,
-    log_path,
-    schedule=None,
-    callbacks=(),
-    show_progress=True,
-):
-    """Trains from one epoch to another.
+def fit(trainer, train_loader, val_loader, plan, progress=None):
+    """Trains from where `progress` stands to the end of the plan.
 
     Args:
         trainer: `Trainer`.
-        train_loader, val_loader: have epoch(number, steps) that yields batches, and
+        train_loader, val_loader: have epoch(number, steps, start) that yields batches, and
             wait_seconds; val_loader may be None.
-        epochs: last epoch, counted from the first ever, as in Keras.
-        initial_epoch: epochs done before.
-        steps_per_epoch, validation_steps: batches of an epoch.
-        save: f(epoch) that writes a checkpoint, epoch counted from 1.
-        log_path: of a CSV file, one row an epoch.
-        schedule: f(step) -> learning rate, or None to leave it to the optimizer and callbacks.
-        callbacks: keras callbacks; they see the log names of the original.
-        show_progress: prints a bar.
+        plan: `Training`.
+        progress: `Progress`; None starts anew.
 
     Returns:
-        list of dicts, the rows of the log.
+        list of dicts, the rows of the log that this call added.
 
     Raises:
-        FloatingPointError: as soon as the loss isn't finite; the last checkpoint stays.
+        FloatingPointError: as soon as a loss isn't finite; the last checkpoint stays.
+        TrainingStopped: after SIGINT or SIGTERM: the step was finished and all is saved.
+        WorkerLost: if another process of the cluster is gone.
     """
-    model, optimizer = trainer.model, trainer.optimizer
-    model.stop_training = False
-    hooks = keras.callbacks.CallbackList(list(callbacks), model=model)
-    log, rows = TrainingLog(log_path), []
+    progress = progress or Progress()
+    trainer.model.stop_training = False
+    hooks = keras.callbacks.CallbackList(list(plan.callbacks), model=trainer.model)
+    rows = []
     hooks.on_train_begin()
-    for epoch in range(initial_epoch, epochs):
-        hooks.on_epoch_begin(epoch)
-        start, waited = time.perf_counter(), train_loader.wait_seconds
-        batches = train_loader.epoch(epoch, steps_per_epoch)
-        bar = tqdm(
-            batches, f"epoch {epoch + 1}/{epochs}", steps_per_epoch, disable=not show_progress
-        )
-        mean = _Mean()
-        for i, batch in enumerate(bar):
-            if schedule is not None:
-                optimizer.learning_rate = schedule(epoch * steps_per_epoch + i)
-            hooks.on_train_batch_begin(i)
-            losses = _as_floats(trainer.train(batch), epoch, i)
-            mean.add(losses)
-            hooks.on_train_batch_end(i, losses)
-            bar.set_postfix(loss=f"{mean.values()['loss']:.3f}", refresh=False)
-        seconds = time.perf_counter() - start
-        logs = mean.values()
-        if val_loader is not None and validation_steps:
-            mean = _Mean()
-            # The same pictures in the same order each time: epochs can be compared.
-            for i, batch in enumerate(val_loader.epoch(0, validation_steps)):
-                mean.add(_as_floats(trainer.validate(batch), epoch, i))
-            logs.update({f"val_{name}": value for name, value in mean.values().items()})
-        row = {
-            "epoch": epoch + 1,
-            **logs,
-            "learning_rate": float(optimizer.learning_rate),
-            "seconds": seconds,
-            "data_wait_share": (train_loader.wait_seconds - waited) / max(seconds, 1e-9),
-        }
-        save(epoch + 1)
-        log.write(row)
-        rows.append(row)
-        if show_progress:
-            print(_summary(row))
-        hooks.on_epoch_end(epoch, {**logs, "learning_rate": row["learning_rate"]})
-        if model.stop_training:
-            break
+    with stop_signals() as signals, _workers_may_fail(trainer):
+        for epoch in range(progress.epoch, plan.epochs):
+            hooks.on_epoch_begin(epoch)
+            _train_epoch(trainer, train_loader, plan, progress, hooks, signals)
+            logs = progress.means()
+            logs.update(_validate(trainer, val_loader, plan, epoch))
+            row, note = _finish_epoch(trainer, plan, progress, logs)
+            rows.append(row)
+            if plan.show_progress:
+                print(_summary(row) + (f"\n{note}" if note else ""))
+            hooks.on_epoch_end(epoch, {**logs, "learning_rate": row["learning_rate"]})
+            waited = progress.epoch - progress.best_epoch
+            if plan.early_stopping and waited >= plan.early_stopping:
+                if plan.show_progress:
+                    print(f"stopped early: no better epoch since epoch {progress.best_epoch}")
+                break
+            if trainer.model.stop_training:
+                break
     hooks.on_train_end()
     return rows
 
 
-class _Mean:
-    def __init__(self):
-        self.sums, self.count = {}, 0
+def _train_epoch(trainer, loader, plan, progress, hooks, signals):
+    """The steps of the epoch that `progress` stands in."""
+    epoch, steps = progress.epoch, plan.steps_per_epoch
+    before = (time.perf_counter(), loader.wait_seconds, progress.seconds, progress.waited)
+    bar = tqdm(
+        total=steps,
+        initial=progress.step,
+        desc=f"epoch {epoch + 1}/{plan.epochs}",
+        disable=not plan.show_progress,
+        dynamic_ncols=True,
+    )
+    batches = loader.epoch(epoch, steps, progress.step)
+    try:
+        with bar:
+            for batch in batches:
+                if plan.schedule is not None:
+                    rate = plan.schedule.rate(epoch * steps + progress.step)
+                    trainer.optimizer.learning_rate = rate
+                hooks.on_train_batch_begin(progress.step)
+                losses = _finite(trainer.train(batch), batch, epoch, progress.step, plan)
+                hooks.on_train_batch_end(progress.step, losses)
+                progress.add(losses)
+                progress.seconds = before[2] + time.perf_counter() - before[0]
+                progress.waited = before[3] + loader.wait_seconds - before[1]
+                _show(bar, progress, len(batch[0]) * _workers(trainer))
+                if signals.agreed(trainer) and progress.step < steps:
+                    _save(trainer, plan, progress)
+                    raise _stopped(plan, f"epoch {epoch + 1}, step {progress.step}")
+    finally:
+        batches.close()
 
-    def add(self, losses):
-        self.count += 1
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def values(self):
-        return {name: total / self.count for name, total in self.sums.items()}
+def _show(bar, progress, pictures):
+    mean = progress.means()
+    losses = {k.removeprefix("mrcnn_").removesuffix("_loss"): v for k, v in mean.items()}
+    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+    seconds = max(progress.seconds, 1e-9)
+    rate = pictures * progress.step / seconds
+    bar.set_postfix_str(
+        f"{text}, {rate:.1f} pictures/s, {progress.waited / seconds:.0%} waiting", refresh=False
+    )
+    bar.update()
 
 
-def _as_floats(losses, epoch, step):
+def _workers(trainer):
+    cluster = getattr(trainer, "cluster", None)
+    return cluster.workers if cluster else 1
+
+
+def _validate(trainer, loader, plan, epoch):
+    """{"val_loss": ..., ...}: means over the same pictures each time."""
+    if loader is None or not plan.validation_steps:
+        return {}
+    sums = Progress()
+    with trainer.averaged():
+        for batch in loader.epoch(0, plan.validation_steps, 0):
+            sums.add(_finite(trainer.validate(batch), batch, epoch, sums.step, plan))
+    return {f"val_{name}": value for name, value in sums.means().items()}
+
+
+def _finish_epoch(trainer, plan, progress, logs):
+    """Judges, saves and logs an epoch. Returns (row of the log, note or None)."""
+    monitored = logs.get("val_loss", logs["loss"])
+    row = {
+        "epoch": progress.epoch + 1,
+        **logs,
+        "learning_rate": float(trainer.optimizer.learning_rate.numpy()),
+        "seconds": progress.seconds,
+        "data_wait_share": progress.waited / max(progress.seconds, 1e-9),
+    }
+    value = -monitored
+    if plan.score is not None:
+        with trainer.averaged():
+            value = row[plan.score_name] = float(plan.score())
+    note = plan.schedule.end_epoch(monitored) if plan.schedule is not None else None
+    progress.begin_epoch(progress.epoch + 1)
+    is_best = progress.best is None or value > progress.best
+    if is_best:
+        progress.best, progress.best_epoch = value, progress.epoch
+    _save(trainer, plan, progress, is_best)
+    if plan.log is not None:
+        plan.log.write(row)
+    return row, note
+
+
+def _save(trainer, plan, progress, best=False):
+    if plan.checkpoints is None:
+        return
+    info = {**asdict(progress), "stage": plan.stage, "total_steps": trainer.step}
+    if plan.schedule is not None:
+        info["schedule"] = plan.schedule.state()
+    arrays = trainer.state()
+
+    def write(path):
+        with trainer.averaged():
+            plan.save_weights(path)
+
+    plan.checkpoints.save(write, arrays, info, best)
+
+
+def resume(trainer, saved, plan):
+    """Puts a saved state back into a trainer and a plan's schedule.
+
+    Args:
+        trainer: `Trainer` whose model has the weights of the checkpoint.
+        saved: `Saved`.
+        plan: `Training`.
+
+    Returns:
+        `Progress`.
+    """
+    info = dict(saved.info)
+    trainer.step = info.pop("total_steps")
+    stage, schedule = info.pop("stage"), info.pop("schedule", None)
+    if stage == plan.stage:  # a new stage begins with a new optimizer, as the original's do
+        trainer.load_state(saved.arrays)
+        if plan.schedule is not None and schedule:
+            plan.schedule.restore(schedule)
+    return Progress(**info)
+
+
+def _finite(losses, batch, epoch, step, plan):
+    """dict of name -> float; raises if one isn't finite."""
     values = {name: float(value) for name, value in losses.items()}
-    if not math.isfinite(values["loss"]):
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    if broken:
+        named = plan.describe(batch) if plan.describe else ()
+        pictures = f"\npictures of this step: {', '.join(named)}" if named else ""
+        kept = f"\nthe checkpoints in {plan.checkpoints.folder} stay" if plan.checkpoints else ""
         raise FloatingPointError(
-            f"the loss is {values['loss']} in epoch {epoch + 1}, step {step + 1} ({values}); "
-            "lower the learning rate, or look at the pictures of that step"
+            f"{', '.join(broken)} not finite in epoch {epoch + 1}, step {step + 1} ({values}); "
+            f"lower the learning rate, or look at the pictures{pictures}{kept}"
         )
     return values
+
+
+# --- Stopping ---------------------------------------------------------------------------------
+
+
+class _Signals:
+    """Whether a signal came; `agreed` asks all processes, so that all stop at the same step."""
+
+    def __init__(self):
+        self.name = None
+
+    def agreed(self, trainer):
+        if _workers(trainer) == 1:
+            return self.name is not None
+        return trainer.any(self.name is not None)
+
+
+@contextmanager
+def stop_signals():
+    """Takes SIGINT and SIGTERM as a wish to stop after the step; a second SIGINT stops at once."""
+    signals = _Signals()
+    if threading.current_thread() is not threading.main_thread():  # where Python forbids it
+        yield signals
+        return
+
+    def note(number, _):
+        if signals.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signals.name = signal.Signals(number).name
+        print(f"\n{signals.name}: finishing this step and saving ...", flush=True)
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stopped(plan, where):
+    saved = f"; saved in {plan.checkpoints.folder}" if plan.checkpoints else ""
+    return TrainingStopped(
+        f"stopped in {where}{saved}. Go on with the same command and --weights last"
+    )
+
+
+@contextmanager
+def _workers_may_fail(trainer):
+    """Says plainly what TensorFlow's many errors of a lost process mean."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = (
+            tf.errors.UnavailableError,
+            tf.errors.AbortedError,
+            tf.errors.CancelledError,
+            tf.errors.DeadlineExceededError,
+            tf.errors.InternalError,
+        )
+        if _workers(trainer) > 1 and isinstance(error, lost):
+            raise WorkerLost(
+                "another process of the cluster is gone; start all of them again with --weights "
+                f"last to go on from the last checkpoint ({str(error.message)[:200]})"
+            ) from error
+        raise
 
 
 def _summary(row):

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
-    1: ["config", "boxes", "classes", "files"],
+    1: ["config", "boxes", "classes", "files", "schedules"],
     2: [
         "image",
         "tensor_ops",
@@ -20,6 +20,11 @@ RANKS = {
         "html",
         "deepfashion2",
         "coco_json",
+        "demo_garments",
+        "demo_drawing",
+        "distribution",
+        "run_log",
+        "preflight",
     ],
     3: [
         "dataset",
@@ -32,12 +37,22 @@ RANKS = {
         "runs",
         "conversion",
         "coco_statistics",
+        "demo",
     ],
-    4: ["samples", "heads", "visualize", "weights", "inference", "inspection"],
-    5: ["data", "network", "sources"],
+    4: [
+        "samples",
+        "heads",
+        "visualize",
+        "weights",
+        "inference",
+        "inspection",
+        "checkpoints",
+    ],
+    5: ["data", "network", "sources", "trainer"],
     6: ["training"],
-    7: ["model"],
-    8: ["utils", "parallel_model"],
+    7: ["runner"],
+    8: ["model"],
+    9: ["utils", "parallel_model"],
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 LIGHT = [
@@ -45,6 +60,7 @@ LIGHT = [
     "boxes",
     "classes",
     "clothing",
+    "demo",
     "image",
     "dataset",
     "drawing",
@@ -58,6 +74,10 @@ LIGHT = [
     "coco_statistics",
     "inspection",
     "coco_json",
+    "schedules",
+    "run_log",
+    "preflight",
+    "checkpoints",
 ]
 HEAVY = {"tensorflow", "keras", "imgaug", "cv2", "matplotlib.pyplot", "torch"}
 
