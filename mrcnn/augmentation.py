@@ -1,7 +1,6 @@
 """Augmenting a picture and its masks with imgaug, which is imported only when it is used."""
 
 import threading
-import warnings
 
 import numpy as np
 
@@ -48,7 +47,7 @@ def augment_with_masks(augmentation, image, mask):
 
     Whatever moves pixels moves those of the masks too, by nearest neighbours; augmenters of
     colour leave masks alone. An augmenter that imgaug knows too little about for that (own
-    classes, `Lambda` without `func_segmentation_maps`) is reported by a warning.
+    classes, `Lambda` without `func_segmentation_maps`) is refused.
 
     Args:
         augmentation: imgaug augmenter, possibly a nested container.
@@ -60,20 +59,26 @@ def augment_with_masks(augmentation, image, mask):
 
     Raises:
         TypeError: if `augmentation` is no imgaug augmenter.
-        ValueError: if it changed the size of the picture.
+        ValueError: if it may move pixels without moving the masks, or changed the size.
     """
+    augmented, packed = augment_packed(augmentation, image, _pack(mask))
+    return augmented, _unpack(packed, mask.shape[-1])
+
+
+def augment_packed(augmentation, image, packed):
+    """As `augment_with_masks`, for masks of a bit each: uint8 [H, W, n], n >= 1."""
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
 
-    _warn_of_blind_augmenters(_checked(augmentation))
-    segmap = SegmentationMapsOnImage(_pack(mask), shape=image.shape)
+    _refuse_blind_augmenters(_checked(augmentation))
+    segmap = SegmentationMapsOnImage(packed, shape=image.shape)
     with _LOCK:
         augmented, segmap = augmentation(image=image, segmentation_maps=segmap)
-    if augmented.shape != image.shape or segmap.arr.shape[:2] != mask.shape[:2]:
+    if augmented.shape != image.shape or segmap.arr.shape[:2] != packed.shape[:2]:
         raise ValueError(
             f"augmentation changed the picture's shape from {image.shape} to {augmented.shape}; "
             "use augmenters that keep it (keep_size=True)"
         )
-    return augmented, _unpack(segmap.get_arr(), mask.shape[-1])
+    return augmented, segmap.get_arr()
 
 
 def _pack(mask):
@@ -102,13 +107,14 @@ def _checked(augmentation):
     return augmentation
 
 
-def _warn_of_blind_augmenters(augmentation):
+def _refuse_blind_augmenters(augmentation):
     for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
         if _is_blind(augmenter):
-            warnings.warn(
-                f"{type(augmenter).__name__} ({augmenter.name}) changes pictures but not their "
-                "masks; if it moves pixels, give it a way to augment segmentation maps",
-                stacklevel=4,
+            raise ValueError(
+                f"{type(augmenter).__name__} ({augmenter.name}) changes pictures but would not "
+                "move their masks with them; give it a way to augment segmentation maps "
+                "(Lambda: func_segmentation_maps; own classes: _augment_segmentation_maps or "
+                "_augment_batch_), which may return them unchanged if only colours change"
             )
 
 

@@ -66,6 +66,10 @@ class Annotations(Sequence):
             return [self._store.annotation(row) for row in self._rows[index]]
         return self._store.annotation(self._rows[index])
 
+    def labels(self):
+        """List of (category_id, iscrowd) without parsing a segmentation."""
+        return self._store.labels(self._rows)
+
 
 class CocoFile:
     """What a COCO instances file says about pictures, classes and objects.
@@ -137,6 +141,10 @@ class CocoFile:
         if category_ids is not None:
             rows = rows[np.isin(self._categories[rows], category_ids)]
         return Annotations(self, rows.astype(np.int32))
+
+    def labels(self, rows):
+        """List of (category_id, iscrowd) of annotations."""
+        return list(zip(self._categories[rows].tolist(), self._crowds[rows].tolist(), strict=True))
 
     def annotation(self, row):
         """One annotation as a dict; `row` counts those that were kept."""

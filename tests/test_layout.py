@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
-    1: ["config", "boxes", "classes", "files"],
+    1: ["config", "boxes", "classes", "files", "shapes", "policy"],
     2: [
         "image",
         "tensor_ops",
@@ -24,6 +24,8 @@ RANKS = {
     3: [
         "dataset",
         "targets",
+        "scenes",
+        "sampling",
         "backbone",
         "rpn",
         "roi",
@@ -33,8 +35,8 @@ RANKS = {
         "conversion",
     ],
     4: ["samples", "heads", "visualize", "weights", "inference"],
-    5: ["data", "network", "sources"],
-    6: ["training"],
+    5: ["loader", "network", "sources"],
+    6: ["data", "preview", "training"],
     7: ["model"],
     8: ["utils", "parallel_model"],
 }
@@ -51,6 +53,9 @@ LIGHT = [
     "evaluation",
     "inference",
     "data",
+    "loader",
+    "preview",
+    "sampling",
     "html",
     "deepfashion2",
     "conversion",
