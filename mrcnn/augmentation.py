@@ -1,8 +1,12 @@
 """Augmenting a picture and its masks with imgaug, which is imported only when it is used."""
 
+import runpy
 import threading
+from pathlib import Path
 
 import numpy as np
+
+from mrcnn.policy import DEFAULT, FLIP, ZOOM, Policy
 
 # imgaug counts its random generators and switches prefetching in globals, so that threads in it
 # at once could change each other's choices.
@@ -33,6 +37,57 @@ def default_augmentation(zoom=0.0):
     enlarge = iaa.Affine(scale=(1.3, 2.8), translate_percent=places, rotate=(-8, 8))
     geometry = iaa.Sometimes(zoom, enlarge, iaa.Sometimes(0.7, move))
     return iaa.Sequential([iaa.Fliplr(0.5), geometry, iaa.Sometimes(0.6, colour)])
+
+
+NAMED = {"none": None, "flip": FLIP, "default": DEFAULT, "zoom": ZOOM}
+
+
+def make_augmentation(spec):
+    """What `--augment` names.
+
+    Args:
+        spec: "none"; "flip"; "default" (see `mrcnn.policy.Policy`); "zoom": the default with
+            close-ups for two pictures in five; or the path of a Python file that defines
+            `augmentation`, an imgaug augmenter or a `Policy`, or a function that returns one.
+
+    Returns:
+        `Policy`, imgaug augmenter or None.
+
+    Raises:
+        ValueError: for another name, or a file that doesn't define what it should.
+    """
+    if spec in NAMED:
+        return NAMED[spec]
+    path = Path(spec)
+    if path.suffix != ".py":
+        raise ValueError(
+            f"augment is {str(spec)!r}; use {', '.join(NAMED)} or the path of a Python file "
+            "that defines `augmentation`"
+        )
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; pass the path of a Python file")
+    return _from_file(path)
+
+
+def _from_file(path):
+    from imgaug import augmenters as iaa
+
+    try:
+        names = runpy.run_path(str(path))
+        found = names.get("augmentation")
+        kinds = (iaa.Augmenter, Policy)
+        if callable(found) and not isinstance(found, kinds):
+            found = found()
+    except Exception as error:
+        raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(found, kinds):
+        raise ValueError(
+            f"{path} has `augmentation` as {type(found).__name__}; define `augmentation`, an "
+            "imgaug augmenter, a mrcnn.policy.Policy or a function that returns one"
+        )
+    if not isinstance(found, Policy):
+        _refuse_blind_augmenters(found)
+    return found
 
 
 def seeded(augmentation, rng):

@@ -52,6 +52,8 @@ class BatchLoader:
             a single one would.
 
     Attributes:
+        dataset, config, batch_size, shuffle, seed, workers, prefetch: as given.
+        pictures_a_step: int, b: this shard's pictures in a batch.
         wait_seconds: float, time that consumers have waited for pictures so far.
 
     Raises:
@@ -74,10 +76,12 @@ class BatchLoader:
         shard=(0, 1),
     ):
         self._sampler = Sampler(dataset, config, augmentation, no_augmentation_sources)
+        self.dataset, self.config = dataset, config
         self._image_shape = tuple(config.IMAGE_SHAPE)
         self._image_ids = np.array(dataset.image_ids)
         self._repeat_factors = checked_factors(repeat_factors, len(self._image_ids))
         self._part = _shard_of(batch_size, shard)
+        self.pictures_a_step = len(self._part)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.workers, self.prefetch = workers, prefetch
         self.wait_seconds = 0.0
@@ -146,7 +150,9 @@ class BatchLoader:
         if not self.workers:
             yield from map(self._load, jobs)
             return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batch-loader")
+        pool = ThreadPoolExecutor(
+            self.workers, thread_name_prefix="batch-loader", initializer=_share_cores
+        )
         try:
             ahead = itertools.islice(jobs, (self.prefetch + 1) * len(self._part))
             pending = collections.deque(pool.submit(self._load, job) for job in ahead)
@@ -157,6 +163,14 @@ class BatchLoader:
         finally:
             # Waits only for the pictures that are being loaded.
             pool.shutdown(cancel_futures=True)
+
+
+def _share_cores():
+    """Keeps OpenCV from starting threads of its own under each of the loader's."""
+    with contextlib.suppress(ImportError):  # data sets with own masks need no OpenCV
+        import cv2
+
+        cv2.setNumThreads(1)
 
 
 def _assemble(samples):

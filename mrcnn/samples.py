@@ -186,6 +186,7 @@ class Sampler:
             rng=rng,
         )
 
+
 def _mold(image, config, out):
     """As `mold_image`, in float32 throughout: off by its rounding."""
     if out is None:

@@ -72,9 +72,7 @@ def load_scene(dataset, config, image_id, augmentation=None, *, rng):
         image, instances = _occluded(image, instances, hole, policy.min_visible)
     active = np.zeros(dataset.num_classes, np.int32)
     active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
-    meta = compose_image_meta(
-        image_id, original_shape, meta_shape, plan.window, plan.scale, active
-    )
+    meta = compose_image_meta(image_id, original_shape, meta_shape, plan.window, plan.scale, active)
     mini_shape = tuple(config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else None
     return image, meta, *as_arrays(instances, shape, mini_shape)
 
@@ -126,12 +124,15 @@ def _render(image, plan, matrix, shape, variation):
         picture = _resized(image, plan, variation.colours)
         picture = cv2.flip(picture, 1) if variation.flip else picture
     else:
-        # Four channels warp faster than three, and the fourth says what the picture covers:
-        # the surroundings stay black whatever the colours do.
+        # Four channels warp faster than three, and the fourth says what the picture covers.
         opaque = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
         opaque = cv2.warpAffine(opaque, by_centres(matrix), (shape[1], shape[0]))
-        colours = np.eye(3, 4) if variation.colours is None else variation.colours / [1, 1, 1, 255]
-        picture = cv2.transform(opaque, colours)
+        picture = cv2.cvtColor(opaque, cv2.COLOR_RGBA2RGB)
+        if variation.colours is not None:
+            # The surroundings stay black, whatever the colours do.
+            picture = cv2.copyTo(
+                cv2.transform(picture, variation.colours), cv2.extractChannel(opaque, 3)
+            )
     if variation.blur:
         picture = cv2.GaussianBlur(picture, (0, 0), variation.blur)
     return picture

@@ -31,7 +31,9 @@ class Polygons:
 
     def __init__(self, parts):
         """Takes lists [x1, y1, x2, y2, ...] in pixels of the stored picture."""
-        self.parts = [np.array(part[: len(part) // 2 * 2], np.float64).reshape(-1, 2) for part in parts]
+        self.parts = [
+            np.array(part[: len(part) // 2 * 2], np.float64).reshape(-1, 2) for part in parts
+        ]
 
     def place(self, matrix, shape):
         """Draws the object.
@@ -174,7 +176,12 @@ def hide(instances, box, pixels, min_share=0.0):
     kept = []
     for instance in instances:
         y1, x1, y2, x2 = instance.box
-        top, left, bottom, right = max(y1, box[0]), max(x1, box[1]), min(y2, box[2]), min(x2, box[3])
+        top, left, bottom, right = (
+            max(y1, box[0]),
+            max(x1, box[1]),
+            min(y2, box[2]),
+            min(x2, box[3]),
+        )
         if top >= bottom or left >= right:
             kept.append(instance)
             continue

@@ -53,7 +53,9 @@ class AnchorGrid:
                 regular = (level[:, :, kind, ::2] == y[:, None]).all()
                 if not (regular and (level[:, :, kind, 1::2] == x).all()):
                     raise ValueError("the anchors of a level aren't a grid; generate them")
-                self._grids.append((y, x, (y[:, 1] - y[:, 0]), (x[:, 1] - x[:, 0]), ids[:, :, kind]))
+                self._grids.append(
+                    (y, x, (y[:, 1] - y[:, 0]), (x[:, 1] - x[:, 0]), ids[:, :, kind])
+                )
             start += count
 
     def overlapping(self, box, min_iou):
@@ -99,7 +101,9 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     """
     is_crowd = gt_class_ids < 0
     crowd_boxes, gt_boxes = gt_boxes[is_crowd], gt_boxes[~is_crowd]
-    grid, anchors = (anchors, anchors.anchors) if isinstance(anchors, AnchorGrid) else (None, anchors)
+    grid, anchors = (
+        (anchors, anchors.anchors) if isinstance(anchors, AnchorGrid) else (None, anchors)
+    )
     rpn_match = _label_anchors(anchors, gt_boxes, crowd_boxes, grid)
 
     count = config.RPN_TRAIN_ANCHORS_PER_IMAGE
