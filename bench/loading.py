@@ -19,8 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cv2
 import numpy as np
@@ -37,15 +36,14 @@ from mrcnn.scenes import _render
 from mrcnn.shapes import as_arrays, place_all
 from mrcnn.targets import build_rpn_targets
 
+PHOTOS = Path(__file__).resolve().parent.parent / "input_folder"
 SIZES = [(800, 1000), (780, 1040), (810, 990), (800, 1010), (768, 1024), (820, 980)]
 
 
 def write_photos(folder):
     """Writes JPEGs and a COCO file; returns the path of that."""
     rng = np.random.default_rng(0)
-    sources = [
-        Image.open(ROOT / "input_folder" / name) for name in ("grace_hopper.jpg", "astronaut.png")
-    ]
+    sources = [Image.open(PHOTOS / name) for name in ("grace_hopper.jpg", "astronaut.png")]
     images, annotations = [], []
     for i, (width, height) in enumerate(SIZES):
         photo = np.asarray(sources[i % 2].convert("RGB").resize((width, height), Image.BICUBIC))
@@ -152,6 +150,13 @@ def main():
         report(dataset, args)
 
 
+def loads(dataset, config, augmentation, out):
+    """A function of an image id that loads the picture."""
+    sampler = Sampler(dataset, config, make_augmentation(augmentation), None)
+    rng = np.random.default_rng(0)
+    return lambda i: sampler.load(i, rng, keep_empty=True, out=out)
+
+
 def report(dataset, args):
     values = {"NUM_CLASSES": dataset.num_classes, "BACKBONE": "resnet101"}
     values.update(IMAGE_MIN_DIM=args.size, IMAGE_MAX_DIM=args.size)
@@ -160,11 +165,7 @@ def report(dataset, args):
     out = np.empty(tuple(config.IMAGE_SHAPE), np.float32)
     print(json.dumps({"size": args.size, "parts_ms": parts(dataset, config, items, args.rounds)}))
     for name in args.augmentations:
-        sampler = Sampler(dataset, config, make_augmentation(name), None)
-        rng = np.random.default_rng(0)
-        total = median_ms(
-            lambda i: sampler.load(i, rng, keep_empty=True, out=out), items, args.rounds
-        )
+        total = median_ms(loads(dataset, config, name, out), items, args.rounds)
         print(json.dumps({"augmentation": name, "total_ms": total}))
     slow = median_ms(lambda i: load_image_gt(dataset, config, i, use_mini_mask=True), items, 2)
     print(json.dumps({"masks": "load_image_gt, without RPN targets and molding", "ms": slow}))

@@ -61,6 +61,7 @@ def load_scene(dataset, config, image_id, augmentation=None, *, rng):
     plan = _plan(image, config, rng)
     shape = _molded_shape(plan)
     variation = policy.draw(rng, shape) if policy else PLAIN
+    min_visible = policy.min_visible if policy else 0.0
     original_shape, meta_shape = image.shape, (*shape, 3)
     image, instances = _seen(image, outlines, plan, variation)
     if policy is None and augmentation is not None:
@@ -69,7 +70,7 @@ def load_scene(dataset, config, image_id, augmentation=None, *, rng):
     if policy and variation.paste:
         image, instances = _pasted(image, instances, dataset, config, policy, rng)
     for hole in variation.holes:
-        image, instances = _occluded(image, instances, hole, policy.min_visible)
+        image, instances = _occluded(image, instances, hole, min_visible)
     active = np.zeros(dataset.num_classes, np.int32)
     active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
     meta = compose_image_meta(image_id, original_shape, meta_shape, plan.window, plan.scale, active)
@@ -114,7 +115,9 @@ def _seen(image, outlines, plan, variation):
         )
     shape = _molded_shape(plan)
     matrix = total_matrix(plan, image.shape, shape, variation)
-    return _render(image, plan, matrix, shape, variation), place_all(*outlines, matrix, shape)
+    shapes, class_ids = outlines
+    instances = place_all(shapes, class_ids, matrix, shape)
+    return _render(image, plan, matrix, shape, variation), instances
 
 
 def _render(image, plan, matrix, shape, variation):

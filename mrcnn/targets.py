@@ -70,10 +70,10 @@ class AnchorGrid:
                 continue
             high = np.minimum(y[:, 1], y2) - np.maximum(y[:, 0], y1)
             wide = np.minimum(x[:, 1], x2) - np.maximum(x[:, 0], x1)
-            rows, columns = np.flatnonzero(high > 0), np.flatnonzero(wide > 0)
-            if not (len(rows) and len(columns)):
+            touched = np.flatnonzero(high > 0), np.flatnonzero(wide > 0)
+            if not all(map(len, touched)):
                 continue
-            rows, columns = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            rows, columns = (slice(line[0], line[-1] + 1) for line in touched)
             shared = high[rows, None] * wide[columns]
             union = heights[rows, None] * widths[columns] + area - shared
             near = shared >= floor * union
