@@ -78,7 +78,7 @@ def _from_file(path):
         kinds = (iaa.Augmenter, Policy)
         if callable(found) and not isinstance(found, kinds):
             found = found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from error
     if not isinstance(found, kinds):
         raise ValueError(
@@ -125,6 +125,7 @@ def augment_packed(augmentation, image, packed):
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
 
     _refuse_blind_augmenters(_checked(augmentation))
+    _repeat_masks_with_pictures(augmentation)
     segmap = SegmentationMapsOnImage(packed, shape=image.shape)
     with _LOCK:
         augmented, segmap = augmentation(image=image, segmentation_maps=segmap)
@@ -171,6 +172,16 @@ def _refuse_blind_augmenters(augmentation):
                 "(Lambda: func_segmentation_maps; own classes: _augment_segmentation_maps or "
                 "_augment_batch_), which may return them unchanged if only colours change"
             )
+
+
+def _repeat_masks_with_pictures(augmentation):
+    """Where a picture is continued beyond its border by its mirror image, so are the masks.
+
+    imgaug leaves them empty there: garments without a mask. The original mirrors them too.
+    """
+    for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
+        if hasattr(augmenter, "_mode_segmentation_maps"):
+            augmenter._mode_segmentation_maps = None  # imgaug's word for: as the picture
 
 
 def _is_blind(augmenter):

@@ -41,7 +41,9 @@ def test_moves_stay_in_their_ranges():
         assert abs(np.degrees(np.arctan2(turn[1, 0], turn[0, 0]))) <= 8
         # The middle of the picture moves by a tenth of its sides at most.
         assert (np.abs(turn @ middle + shift - middle) <= (10, 20)).all()
-    scales = [np.sqrt(np.linalg.det(v.matrix[:, :2])) for v in draws(dataclasses.replace(OFF, zoom=1))]
+    scales = [
+        np.sqrt(np.linalg.det(v.matrix[:, :2])) for v in draws(dataclasses.replace(OFF, zoom=1))
+    ]
     assert 1.3 <= min(scales) < 1.4 and 2.5 < max(scales) <= 2.8
     assert ZOOM.zoom > DEFAULT.zoom > 0
 
