@@ -74,9 +74,9 @@ def test_annotations_are_a_sequence(read):
 
 def test_labels_without_segmentations(read):
     coco = read(
-        [image(1), image(2)], [annotation(1, 8), annotation(2, 9), annotation(1, 3, iscrowd=1)]
+        [image(1), image(2)], [annotation(1, 8), annotation(2, 9), annotation(1, 9, iscrowd=1)]
     )
-    assert coco.annotations(0).labels() == [(8, False), (3, True)]
+    assert coco.annotations(0).labels() == [(8, False), (9, True)]
     assert coco.annotations(1, []).labels() == []
 
 
