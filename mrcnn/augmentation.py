@@ -90,6 +90,16 @@ def _from_file(path):
     return found
 
 
+def check_augmentation(augmentation):
+    """Raises what using it would: TypeError for what is no augmenter, ValueError for blind ones.
+
+    Args:
+        augmentation: `Policy`, imgaug augmenter or None.
+    """
+    if not (augmentation is None or isinstance(augmentation, Policy)):
+        _refuse_blind_augmenters(_checked(augmentation))
+
+
 def seeded(augmentation, rng):
     """A copy of an imgaug augmenter whose choices follow from a numpy Generator alone."""
     augmentation = _checked(augmentation).deepcopy()

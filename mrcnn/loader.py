@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrcnn.augmentation import check_augmentation
 from mrcnn.samples import Sampler
 from mrcnn.sampling import checked_factors, epoch_order
 
@@ -57,7 +58,9 @@ class BatchLoader:
         wait_seconds: float, time that consumers have waited for pictures so far.
 
     Raises:
-        ValueError: if dataset and configuration do not fit each other, or the shard the batch.
+        ValueError: if dataset and configuration do not fit each other, or the shard the batch,
+            or if `augmentation` may move pixels without moving masks.
+        TypeError: if `augmentation` is something else.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class BatchLoader:
         repeat_factors=None,
         shard=(0, 1),
     ):
+        check_augmentation(augmentation)
         self._sampler = Sampler(dataset, config, augmentation, no_augmentation_sources)
         self.dataset, self.config = dataset, config
         self._image_shape = tuple(config.IMAGE_SHAPE)

@@ -69,7 +69,8 @@ class Policy:
         paste: share of pictures that get objects from another one (copy-paste,
             arXiv:2012.07177), from `paste_from` or the training data itself.
         paste_from: a prepared data set whose class names are among the training data's.
-        paste_scale: range of factors on the objects pasted.
+        paste_scale: range of factors on the picture that objects are pasted from. paste_shift:
+            how far, either way. They are mirrored and turned as all pictures are.
         min_visible: objects of which less than this share is left behind what is pasted or in
             front are dropped.
     """
@@ -94,7 +95,8 @@ class Policy:
     hole_side: tuple = (0.05, 0.25)
     paste: float = 0.0
     paste_from: Any = field(default=None, repr=False)
-    paste_scale: tuple = (0.7, 1.4)
+    paste_scale: tuple = (0.4, 1.25)
+    paste_shift: float = 0.25
     min_visible: float = 0.15
 
     def __post_init__(self):
@@ -108,6 +110,11 @@ class Policy:
         for name in ("brightness", "contrast", "saturation", "tint"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"Policy: {name} is {getattr(self, name)}; pass 0 <= value < 1")
+        if not self.hole_side[1] <= 1:
+            raise ValueError(f"Policy: hole_side is {self.hole_side}; pass shares, 1 at most")
+        for name in ("angle", "shift", "hue", "blur_sigma", "paste_shift"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"Policy: {name} is {getattr(self, name)}; pass 0 or more")
 
     def draw(self, rng, shape):
         """A `Variation` for a molded picture of shape (height, width, ...)."""

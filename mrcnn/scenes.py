@@ -198,9 +198,10 @@ def _pasted(image, instances, dataset, config, policy, rng):
     plan = _plan(other, config, rng)
     if _molded_shape(plan) != image.shape[:2]:
         return image, instances
-    # Moved alike, but not pasted into: no chain of pictures.
-    moves = dataclasses.replace(policy, move=1.0, zoom=0.0, scale=policy.paste_scale, paste=0.0)
-    variation = moves.draw(rng, image.shape)._replace(holes=())
+    moves = dataclasses.replace(
+        policy, move=1.0, zoom=0.0, scale=policy.paste_scale, shift=policy.paste_shift
+    )
+    variation = moves.draw(rng, image.shape)._replace(holes=(), paste=False)  # no chain of pictures
     other, candidates = _seen(other, outlines, plan, variation)
     objects = [item for item in candidates if item.class_id > 0]
     if not objects:

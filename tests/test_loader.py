@@ -126,6 +126,31 @@ def test_shards_and_factors_that_do_not_fit_are_refused(data):
         loader(data, repeat_factors=[1, 2])
 
 
+def test_augmenters_that_would_forget_the_masks_are_refused_at_once(data):
+    from imgaug import augmenters as iaa
+
+    with pytest.raises(ValueError, match="would not move their masks"):
+        loader(data, augmentation=iaa.Lambda(func_images=lambda images, *_: images))
+    with pytest.raises(TypeError, match="augmentation is a list"):
+        loader(data, augmentation=[])
+
+
+def test_no_augmentation_for_the_sources_given(data):
+    plain = list(loader(data).epoch(0))
+    assert_same(plain, loader(data, augmentation=DEFAULT, no_augmentation_sources=["own"]).epoch(0))
+
+
+def test_the_originals_generator_takes_policies_too(data):
+    from mrcnn.data import data_generator
+
+    def run():
+        np.random.seed(4)
+        generator = data_generator(data, config(), augmentation=EVERYTHING, batch_size=2)
+        return [next(generator)[0] for _ in range(2)]
+
+    assert_same(run(), run())
+
+
 def test_repeated_pictures_come_more_often(data):
     # Pictures 1, 4 (skirt, shirt), 2, 5 (shirt, skirt); 0, 3, 6 have none.
     weights = image_weights(data, focus={"skirt": 3})

@@ -92,6 +92,10 @@ def test_numbers_out_of_range_are_refused():
         Policy(scale=(0, 1))
     with pytest.raises(ValueError, match=r"contrast is 1.5"):
         Policy(contrast=1.5)
+    with pytest.raises(ValueError, match=r"hole_side is \(0.5, 2\)"):
+        Policy(hole_side=(0.5, 2))
+    with pytest.raises(ValueError, match=r"angle is -3"):
+        Policy(angle=-3)
 
 
 def test_the_matrix_of_resizing():

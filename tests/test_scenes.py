@@ -285,7 +285,9 @@ def test_masks_that_do_not_fit_are_refused():
 
 def test_pasted_objects_show_and_hide_what_lies_behind(painted, tmp_path):
     flat = read(write(tmp_path, [[(3, 0, [wavy(60, 80, 40, 50)])]]))
-    policy = dataclasses.replace(STILL, paste=1, paste_from=flat, shift=0, angle=0, min_visible=0)
+    policy = dataclasses.replace(
+        STILL, paste=1, paste_from=flat, paste_shift=0, angle=0, min_visible=0
+    )
     policy = dataclasses.replace(policy, paste_scale=(1.0, 1.0))
     image, _, class_ids, boxes, masks = scene(painted, 0, policy, USE_MINI_MASK=False)
     *_, whole = scene(painted, 0, STILL, USE_MINI_MASK=False)
@@ -302,7 +304,13 @@ def test_pasted_objects_show_and_hide_what_lies_behind(painted, tmp_path):
 def test_pasting_drops_objects_that_are_hardly_seen(painted, tmp_path):
     flat = read(write(tmp_path, [[(3, 0, [wavy(60, 80, 40, 50)])]]))
     policy = dataclasses.replace(
-        STILL, paste=1, paste_from=flat, paste_scale=(1.0, 1.0), shift=0, angle=0, min_visible=0.9
+        STILL,
+        paste=1,
+        paste_from=flat,
+        paste_scale=(1.0, 1.0),
+        paste_shift=0,
+        angle=0,
+        min_visible=0.9,
     )
     assert scene(painted, 0, policy)[2].tolist() == [3]
 
