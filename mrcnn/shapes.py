@@ -52,7 +52,7 @@ class Polygons:
         if frame is None:
             return None
         top, left, height, width = frame
-        # Whole pixels, so that rounding inside pycocotools is that of a full-size mask.
+        # Shifted by whole pixels, so that pycocotools rounds as in a full-size mask.
         flat = [(part - (left, top)).ravel().tolist() for part in parts]
         rle = coco_mask.merge(coco_mask.frPyObjects(flat, height, width))
         x, y, columns, rows = (int(value) for value in coco_mask.toBbox(rle))

@@ -215,6 +215,11 @@ def test_colours_change_every_pixel_alike(painted):
     (value,) = np.unique(image[:, 30:130])
     gain = policy.draw(np.random.default_rng(0), (160, 160)).colours[0, 0]
     assert abs(value - 90 * gain) <= 1 and value != 90
+    moved = dataclasses.replace(policy, move=1)
+    for seed in range(4):
+        image, *_ = scene(painted, 2, moved, seed, side=160)
+        gain = moved.draw(np.random.default_rng(seed), (160, 160)).colours[0, 0]
+        assert np.abs(image[70:90, 70:90] - 90 * gain).max() <= 1
 
 
 def test_what_is_in_front_is_no_part_of_the_masks(painted):
