@@ -1,9 +1,12 @@
 """Augmenting a picture and its masks with imgaug, which is imported only when it is used."""
 
+import runpy
 import threading
-import warnings
+from pathlib import Path
 
 import numpy as np
+
+from mrcnn.policy import DEFAULT, FLIP, ZOOM, Policy
 
 # imgaug counts its random generators and switches prefetching in globals, so that threads in it
 # at once could change each other's choices.
@@ -36,6 +39,67 @@ def default_augmentation(zoom=0.0):
     return iaa.Sequential([iaa.Fliplr(0.5), geometry, iaa.Sometimes(0.6, colour)])
 
 
+NAMED = {"none": None, "flip": FLIP, "default": DEFAULT, "zoom": ZOOM}
+
+
+def make_augmentation(spec):
+    """What `--augment` names.
+
+    Args:
+        spec: "none"; "flip"; "default" (see `mrcnn.policy.Policy`); "zoom": the default with
+            close-ups for two pictures in five; or the path of a Python file that defines
+            `augmentation`, an imgaug augmenter or a `Policy`, or a function that returns one.
+
+    Returns:
+        `Policy`, imgaug augmenter or None.
+
+    Raises:
+        ValueError: for another name, or a file that doesn't define what it should.
+    """
+    if spec in NAMED:
+        return NAMED[spec]
+    path = Path(spec)
+    if path.suffix != ".py":
+        raise ValueError(
+            f"augment is {str(spec)!r}; use {', '.join(NAMED)} or the path of a Python file "
+            "that defines `augmentation`"
+        )
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; pass the path of a Python file")
+    return _from_file(path)
+
+
+def _from_file(path):
+    from imgaug import augmenters as iaa
+
+    try:
+        names = runpy.run_path(str(path))
+        found = names.get("augmentation")
+        kinds = (iaa.Augmenter, Policy)
+        if callable(found) and not isinstance(found, kinds):
+            found = found()
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(found, kinds):
+        raise ValueError(
+            f"{path} has `augmentation` as {type(found).__name__}; define `augmentation`, an "
+            "imgaug augmenter, a mrcnn.policy.Policy or a function that returns one"
+        )
+    if not isinstance(found, Policy):
+        _refuse_blind_augmenters(found)
+    return found
+
+
+def check_augmentation(augmentation):
+    """Raises what using it would: TypeError for what is no augmenter, ValueError for blind ones.
+
+    Args:
+        augmentation: `Policy`, imgaug augmenter or None.
+    """
+    if not (augmentation is None or isinstance(augmentation, Policy)):
+        _refuse_blind_augmenters(_checked(augmentation))
+
+
 def seeded(augmentation, rng):
     """A copy of an imgaug augmenter whose choices follow from a numpy Generator alone."""
     augmentation = _checked(augmentation).deepcopy()
@@ -48,7 +112,7 @@ def augment_with_masks(augmentation, image, mask):
 
     Whatever moves pixels moves those of the masks too, by nearest neighbours; augmenters of
     colour leave masks alone. An augmenter that imgaug knows too little about for that (own
-    classes, `Lambda` without `func_segmentation_maps`) is reported by a warning.
+    classes, `Lambda` without `func_segmentation_maps`) is refused.
 
     Args:
         augmentation: imgaug augmenter, possibly a nested container.
@@ -60,20 +124,27 @@ def augment_with_masks(augmentation, image, mask):
 
     Raises:
         TypeError: if `augmentation` is no imgaug augmenter.
-        ValueError: if it changed the size of the picture.
+        ValueError: if it may move pixels without moving the masks, or changed the size.
     """
+    augmented, packed = augment_packed(augmentation, image, _pack(mask))
+    return augmented, _unpack(packed, mask.shape[-1])
+
+
+def augment_packed(augmentation, image, packed):
+    """As `augment_with_masks`, for masks of a bit each: uint8 [H, W, n], n >= 1."""
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
 
-    _warn_of_blind_augmenters(_checked(augmentation))
-    segmap = SegmentationMapsOnImage(_pack(mask), shape=image.shape)
+    _refuse_blind_augmenters(_checked(augmentation))
+    _repeat_masks_with_pictures(augmentation)
+    segmap = SegmentationMapsOnImage(packed, shape=image.shape)
     with _LOCK:
         augmented, segmap = augmentation(image=image, segmentation_maps=segmap)
-    if augmented.shape != image.shape or segmap.arr.shape[:2] != mask.shape[:2]:
+    if augmented.shape != image.shape or segmap.arr.shape[:2] != packed.shape[:2]:
         raise ValueError(
             f"augmentation changed the picture's shape from {image.shape} to {augmented.shape}; "
             "use augmenters that keep it (keep_size=True)"
         )
-    return augmented, _unpack(segmap.get_arr(), mask.shape[-1])
+    return augmented, segmap.get_arr()
 
 
 def _pack(mask):
@@ -102,14 +173,25 @@ def _checked(augmentation):
     return augmentation
 
 
-def _warn_of_blind_augmenters(augmentation):
+def _refuse_blind_augmenters(augmentation):
     for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
         if _is_blind(augmenter):
-            warnings.warn(
-                f"{type(augmenter).__name__} ({augmenter.name}) changes pictures but not their "
-                "masks; if it moves pixels, give it a way to augment segmentation maps",
-                stacklevel=4,
+            raise ValueError(
+                f"{type(augmenter).__name__} ({augmenter.name}) changes pictures but would not "
+                "move their masks with them; give it a way to augment segmentation maps "
+                "(Lambda: func_segmentation_maps; own classes: _augment_segmentation_maps or "
+                "_augment_batch_), which may return them unchanged if only colours change"
             )
+
+
+def _repeat_masks_with_pictures(augmentation):
+    """Where a picture is continued beyond its border by its mirror image, so are the masks.
+
+    imgaug leaves them empty there: garments without a mask. The original mirrors them too.
+    """
+    for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
+        if hasattr(augmenter, "_mode_segmentation_maps"):
+            augmenter._mode_segmentation_maps = None  # imgaug's word for: as the picture
 
 
 def _is_blind(augmenter):

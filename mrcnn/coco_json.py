@@ -62,15 +62,14 @@ class Annotations(Sequence):
     def __len__(self):
         return len(self._rows)
 
-    @property
-    def category_ids(self):
-        """int array of the annotations' category ids, without parsing any segmentation."""
-        return self._store.categories_of(self._rows)
-
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self._store.annotation(row) for row in self._rows[index]]
         return self._store.annotation(self._rows[index])
+
+    def labels(self):
+        """List of (category_id, iscrowd) without parsing a segmentation."""
+        return self._store.labels(self._rows)
 
 
 class CocoFile:
@@ -144,9 +143,9 @@ class CocoFile:
             rows = rows[np.isin(self._categories[rows], category_ids)]
         return Annotations(self, rows.astype(np.int32))
 
-    def categories_of(self, rows):
-        """int array: category ids of some annotations."""
-        return self._categories[rows]
+    def labels(self, rows):
+        """List of (category_id, iscrowd) of annotations."""
+        return list(zip(self._categories[rows].tolist(), self._crowds[rows].tolist(), strict=True))
 
     def annotation(self, row):
         """One annotation as a dict; `row` counts those that were kept."""

@@ -1,7 +1,6 @@
-"""Training data: load a picture with its ground truth, augment it, make batches.
+"""matterport's generators of training data, for code that calls them.
 
-`BatchLoader` feeds `MaskRCNN.train()`: threaded and reproducible. `data_generator` and
-`DataGenerator` are matterport's, for code that calls them.
+`MaskRCNN.train()` is fed by `mrcnn.loader.BatchLoader`, which is importable from here too.
 
 Letters in shapes: B batch, H, W molded image, A anchors, M numbers of image meta, N instances,
 G MAX_GT_INSTANCES, R RPN_TRAIN_ANCHORS_PER_IMAGE; h, w stored masks: MINI_MASK_SHAPE with
@@ -9,15 +8,12 @@ USE_MINI_MASK, else H, W. Boxes are (y1, x1, y2, x2) in pixels of the molded ima
 exclusive.
 """
 
-import collections
-import contextlib
 import itertools
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from mrcnn.augmentation import default_augmentation
+from mrcnn.loader import BatchLoader
 from mrcnn.samples import Sampler, load_image_gt
 
 __all__ = [
@@ -151,119 +147,3 @@ class DataGenerator:
         """Draws a new order, if shuffling."""
         if self.shuffle:
             np.random.shuffle(self.image_ids)
-
-
-class BatchLoader:
-    """Loads batches in threads, each epoch the same whatever the number of threads.
-
-    Pictures without objects are kept, as examples of background.
-
-    Args:
-        dataset: a prepared `Dataset`.
-        config: `Config` of the model that is to be trained.
-        batch_size: int, B.
-        shuffle: False takes the pictures in the order of their ids.
-        augmentation: imgaug augmenter or None.
-        no_augmentation_sources: list of sources whose pictures are not augmented, or None.
-        seed: int >= 0. Order and augmentation follow from it and the epoch (the places of
-            IMAGE_RESIZE_MODE "crop" don't; they come from Python's global `random`).
-        workers: int, threads; with 0 the caller's thread loads.
-        prefetch: int, batches to load ahead.
-
-    Attributes:
-        wait_seconds: float, time that consumers have waited for pictures so far.
-
-    Raises:
-        ValueError: if dataset and configuration do not fit each other.
-    """
-
-    def __init__(
-        self,
-        dataset,
-        config,
-        *,
-        batch_size,
-        shuffle,
-        augmentation=None,
-        no_augmentation_sources=None,
-        seed=0,
-        workers=2,
-        prefetch=4,
-        shard=(0, 1),
-    ):
-        self._shard = shard
-        self._sampler = Sampler(dataset, config, augmentation, no_augmentation_sources)
-        self._image_ids = np.array(dataset.image_ids)
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.workers, self.prefetch = workers, prefetch
-        self.wait_seconds = 0.0
-
-    def __len__(self):
-        """Batches in one pass over the pictures, the last filled up."""
-        return -(-len(self._image_ids) // self.batch_size)
-
-    def epoch(self, epoch_number, steps=None, start=0):
-        """Yields the batches of an epoch; close the generator to stop its threads early.
-
-        Args:
-            epoch_number: int >= 0.
-            steps: int, number of batches; None for one pass. A batch beyond the end of a
-                pass goes on with the next pass's order.
-
-        Yields:
-            list of images float32 [B, H, W, 3] molded, image_meta float32 [B, M], rpn_match
-            int32 [B, A, 1], rpn_bbox float32 [B, R, 4], gt_class_ids int32 [B, G],
-            gt_boxes int32 [B, G, 4], gt_masks bool [B, h, w, G].
-
-        Raises:
-            RuntimeError: naming the picture that cannot be loaded.
-        """
-        steps = len(self) if steps is None else steps
-        places = self._places(start, steps)
-        with contextlib.closing(self._samples(epoch_number, steps, places)) as samples:
-            for _ in range(start, steps):
-                begun = time.perf_counter()
-                batch = _stack(itertools.islice(samples, self.batch_size // self._shard[1]))
-                self.wait_seconds += time.perf_counter() - begun
-                yield batch
-
-    def _places(self, start, steps):
-        index, count = self._shard
-        each = self.batch_size // count
-        for step in range(start, steps):
-            first = step * self.batch_size + index * each
-            yield from range(first, first + each)
-
-    def _order(self, epoch, count):
-        """int [count]: image ids, one permutation of all of them after another."""
-        rng = np.random.default_rng((self.seed, epoch))
-        passes = -(-count // len(self._image_ids))
-        orders = [
-            rng.permutation(self._image_ids) if self.shuffle else self._image_ids
-            for _ in range(passes)
-        ]
-        return np.concatenate([self._image_ids[:0], *orders])[:count]
-
-    def _load(self, epoch, position, image_id):
-        # Seeded by the position, so that a picture in a second pass is augmented anew.
-        rng = np.random.default_rng((self.seed, epoch, position))
-        inputs, _ = self._sampler.load(image_id, rng, keep_empty=True)
-        return [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
-
-    def _samples(self, epoch, steps, places):
-        """Yields the arrays of `count` pictures in order, loading ahead."""
-        order = self._order(epoch, steps * self.batch_size)
-        jobs = ((epoch, i, order[i]) for i in places)
-        if not self.workers:
-            yield from itertools.starmap(self._load, jobs)
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batch-loader")
-        try:
-            ahead = itertools.islice(jobs, (self.prefetch + 1) * self.batch_size)
-            pending = collections.deque(pool.submit(self._load, *job) for job in ahead)
-            while pending:
-                sample = pending.popleft().result()
-                pending.extend(pool.submit(self._load, *job) for job in itertools.islice(jobs, 1))
-                yield sample
-        finally:
-            pool.shutdown(cancel_futures=True)

@@ -14,6 +14,7 @@ import numpy as np
 from mrcnn.classes import BACKGROUND, DEEPFASHION2, DEEPFASHION2_CATEGORY_IDS
 from mrcnn.coco_json import CocoFile
 from mrcnn.image import read_image
+from mrcnn.shapes import from_coco
 
 DEEPFASHION2_SOURCE = "deepfashion2"
 
@@ -138,6 +139,19 @@ class Dataset:
         )
         return np.empty((0, 0, 0), bool), np.empty(0, np.int32)
 
+    def load_outlines(self, image_id):
+        """The objects as `mrcnn.shapes` instead of masks, which is quicker; None without such.
+
+        Returns:
+            shapes: list of N `Polygons`, `Bitmap` or None.
+            class_ids: int32 [N], as `load_mask` gives them.
+        """
+        return None
+
+    def load_class_ids(self, image_id):
+        """int32 [N], as `load_mask` gives them; override it where masks are slow to load."""
+        return self.load_mask(image_id)[1]
+
 
 class CocoDataset(Dataset):
     """Pictures and masks from a COCO instances file, such as `convert_to_coco.py` writes."""
@@ -198,12 +212,39 @@ class CocoDataset(Dataset):
         height, width = info["height"], info["width"]
         annotations = list(info["annotations"])
         mask = np.zeros((height, width, len(annotations)), bool)
-        class_ids = np.zeros(len(annotations), np.int32)
         for i, annotation in enumerate(annotations):
             mask[:, :, i] = _decode(annotation["segmentation"], height, width, info["path"])
-            class_id = self.map_source_class_id(f"{info['source']}.{annotation['category_id']}")
-            class_ids[i] = -class_id if annotation["iscrowd"] else class_id
-        return mask, class_ids
+        return mask, self._class_ids(info, annotations)
+
+    def load_outlines(self, image_id):
+        """As `Dataset.load_outlines`; None if a subclass has its own `load_mask`."""
+        info = self.image_info[image_id]
+        if "annotations" not in info or type(self).load_mask is not CocoDataset.load_mask:
+            return None
+        annotations = list(info["annotations"])
+        shapes = [
+            from_coco(annotation["segmentation"], info["height"], info["width"], info["path"])
+            for annotation in annotations
+        ]
+        return shapes, self._class_ids(info, annotations)
+
+    def load_class_ids(self, image_id):
+        """int32 [N], as `load_mask` gives them, without decoding a mask."""
+        info = self.image_info[image_id]
+        if "annotations" not in info or type(self).load_mask is not CocoDataset.load_mask:
+            return super().load_class_ids(image_id)
+        return self._class_ids(info, info["annotations"])
+
+    def _class_ids(self, info, annotations):
+        if hasattr(annotations, "labels"):  # without parsing segmentations
+            labels = annotations.labels()
+        else:
+            labels = [(entry["category_id"], entry["iscrowd"]) for entry in annotations]
+        class_ids = np.zeros(len(labels), np.int32)
+        for i, (category_id, is_crowd) in enumerate(labels):
+            class_id = self.map_source_class_id(f"{info['source']}.{category_id}")
+            class_ids[i] = -class_id if is_crowd else class_id
+        return class_ids
 
 
 def _check_source(source):

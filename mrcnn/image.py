@@ -9,6 +9,7 @@ import math
 import numbers
 import os
 import random
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -157,7 +158,19 @@ def _neighbours(old, new, part, dtype):
     return pixels.clip(0, old - 1), shares.astype(dtype)
 
 
-def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square"):
+def edge_fades(old, new):
+    """What `resize` from `old` to `new` pixels leaves of the outermost ones.
+
+    Returns:
+        (indices, factors): of the new pixels that are interpolated towards 0 beyond the border.
+    """
+    _, shares = _neighbours(old, new, slice(None), np.float64)
+    kept = shares.sum(axis=0)
+    indices = np.flatnonzero(kept < 1 - 1e-9)
+    return indices, kept[indices]
+
+
+def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", *, rng=None):
     """Scales a picture, keeping its proportions, and pads or crops it to the network's size.
 
     Args:
@@ -170,6 +183,7 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
             "pad64": zero-padded to multiples of 64, centered; "crop": a random
             min_dim x min_dim crop, placed by Python's global `random` (y first, then x);
             "none": as it is, without scaling.
+        rng: numpy Generator that places the crop instead.
 
     Returns:
         image: [height, width, C] of the dtype given, truncated where that is an integer.
@@ -184,32 +198,64 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     image = np.asarray(image)
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"image has shape {image.shape}; pass [height, width, channels]")
-    height, width = image.shape[:2]
+    plan = plan_resize(image.shape, min_dim, max_dim, min_scale, mode, rng)
+    if image.shape[:2] != plan.scaled:
+        scaled = resize(image, plan.scaled, preserve_range=True)
+        # Truncated, not rounded: weights were trained on pictures made so.
+        image = scaled.astype(image.dtype)
+    if plan.crop is not None:
+        y, x, height, width = plan.crop
+        image = image[y : y + height, x : x + width]
+    elif mode != "none":
+        image = np.pad(image, plan.padding)
+    return image, plan.window, plan.scale, plan.padding, plan.crop
+
+
+class ResizePlan(NamedTuple):
+    """What `resize_image` does to a picture; window, scale, padding and crop are its results.
+
+    scaled: (height, width) after scaling, before padding or cropping.
+    """
+
+    scaled: tuple
+    window: tuple
+    scale: float
+    padding: list
+    crop: tuple | None
+
+
+def plan_resize(shape, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
+    """Where `resize_image` would put a picture of a shape (height, width, ...).
+
+    Args:
+        rng: numpy Generator for the place of mode "crop"; None takes Python's global `random`.
+        The others are `resize_image`'s.
+
+    Returns:
+        `ResizePlan`.
+
+    Raises:
+        ValueError: if the mode is unknown or lacks its size.
+    """
+    height, width = (int(side) for side in shape[:2])
     no_padding = [(0, 0), (0, 0), (0, 0)]
     if mode == "none":
-        return image, (0, 0, height, width), 1, no_padding, None
+        return ResizePlan((height, width), (0, 0, height, width), 1, no_padding, None)
     _check_dims(mode, min_dim, max_dim)
-
     scale = _scale_for(height, width, min_dim, max_dim if mode == "square" else None, min_scale)
     if scale != 1:
         height, width = scaled_shape((height, width), scale)
-        scaled = resize(image, (height, width), preserve_range=True)
-        # Truncated, not rounded: weights were trained on pictures made so.
-        image = scaled.astype(image.dtype)
-
     if mode == "crop":
-        y, x = random.randint(0, height - min_dim), random.randint(0, width - min_dim)
-        crop = (y, x, min_dim, min_dim)
-        image = image[y : y + min_dim, x : x + min_dim]
-        return image, (0, 0, min_dim, min_dim), scale, no_padding, crop
-
+        draw = random.randint if rng is None else lambda low, high: int(rng.integers(low, high + 1))
+        crop = (draw(0, height - min_dim), draw(0, width - min_dim), min_dim, min_dim)
+        return ResizePlan((height, width), (0, 0, min_dim, min_dim), scale, no_padding, crop)
     square = mode == "square"
     rows = max_dim - height if square else -height % 64
     columns = max_dim - width if square else -width % 64
     top, left = rows // 2, columns // 2
     padding = [(top, rows - top), (left, columns - left), (0, 0)]
     window = (top, left, top + height, left + width)
-    return np.pad(image, padding), window, scale, padding, None
+    return ResizePlan((height, width), window, scale, padding, None)
 
 
 def _check_dims(mode, min_dim, max_dim):

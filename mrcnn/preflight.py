@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mrcnn.sampling import class_presence
+
 SAMPLE = 200  # pictures whose files are looked at
 
 
@@ -65,14 +67,10 @@ def check_classes(dataset, name):
     """Classes that no annotation has, which nothing can be learnt of; [] if that isn't known."""
     if not all("annotations" in info for info in dataset.image_info):
         return []
-    counts = np.zeros(dataset.num_classes, int)
-    for info in dataset.image_info:
-        ids = info["annotations"].category_ids if len(info["annotations"]) else ()
-        for category in ids:
-            counts[dataset.map_source_class_id(f"{info['source']}.{category}")] += 1
-    empty = [n for n, c in zip(dataset.class_names[1:], counts[1:], strict=True) if not c]
-    if not counts.any():
+    present = class_presence(dataset).any(axis=0)[1:]
+    if not present.any():
         return [f"{name}: no picture has an object"]
+    empty = [n for n, found in zip(dataset.class_names[1:], present, strict=True) if not found]
     return [f"{name}: no example of {', '.join(empty)}"] if empty else []
 
 

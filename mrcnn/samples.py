@@ -12,10 +12,20 @@ import numpy as np
 from mrcnn.augmentation import augment_with_masks, seeded
 from mrcnn.boxes import backbone_shapes, extract_bboxes, generate_pyramid_anchors
 from mrcnn.image import compose_image_meta, minimize_mask, mold_image, resize_image, resize_mask
-from mrcnn.targets import build_detection_targets, build_rpn_targets, generate_random_rois
+from mrcnn.policy import Policy
+from mrcnn.scenes import load_scene
+from mrcnn.shapes import check_masks
+from mrcnn.targets import (
+    AnchorGrid,
+    build_detection_targets,
+    build_rpn_targets,
+    generate_random_rois,
+)
 
 
-def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False):
+def load_image_gt(
+    dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None
+):
     """Loads a picture and its ground truth, resized as the configuration says.
 
     Args:
@@ -26,6 +36,8 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
         augment: deprecated, use `augmentation`; True mirrors every other picture.
         augmentation: imgaug augmenter, applied to picture and masks alike.
         use_mini_mask: crop the masks to their boxes and resize them to MINI_MASK_SHAPE.
+        rng: numpy Generator for the place of IMAGE_RESIZE_MODE "crop"; None takes Python's
+            global `random`.
 
     Returns:
         image: uint8 [H, W, 3], RGB.
@@ -40,13 +52,14 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     image = dataset.load_image(image_id)
     mask, class_ids = dataset.load_mask(image_id)
     original_shape = image.shape
-    _check_ground_truth(image, mask, class_ids, dataset.image_info[image_id])
+    check_masks(mask, class_ids, image.shape, dataset.image_info[image_id]["path"])
     image, window, scale, padding, crop = resize_image(
         image,
         min_dim=config.IMAGE_MIN_DIM,
         max_dim=config.IMAGE_MAX_DIM,
         min_scale=config.IMAGE_MIN_SCALE,
         mode=config.IMAGE_RESIZE_MODE,
+        rng=rng,
     )
     if mask.shape[-1]:
         mask = resize_mask(mask.astype(bool, copy=False), scale, padding, crop)
@@ -77,20 +90,6 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     return image, image_meta, class_ids, bbox, mask
 
 
-def _check_ground_truth(image, mask, class_ids, info):
-    # The base class's load_mask() doesn't know the picture's size, so an empty set may have any.
-    if mask.ndim != 3 or (mask.shape[-1] and mask.shape[:2] != image.shape[:2]):
-        raise ValueError(
-            f"load_mask() gave masks of shape {mask.shape} for the picture {info['path']} of "
-            f"shape {image.shape}; it must give [height, width, instances]"
-        )
-    if mask.shape[-1] != len(class_ids):
-        raise ValueError(
-            f"load_mask() gave {mask.shape[-1]} masks but {len(class_ids)} class ids for "
-            f"{info['path']}; give one of each for an object"
-        )
-
-
 class Sampler:
     """Makes the training arrays of one picture; batches are stacks of them."""
 
@@ -117,15 +116,16 @@ class Sampler:
         self.augmentation, self.augment = augmentation, augment
         self.no_augmentation_sources = no_augmentation_sources or ()
         self.random_rois, self.detection_targets = random_rois, detection_targets
-        self.anchors = _anchors(config)
+        self.anchors, self._grid = _anchors(config)
 
-    def load(self, image_id, rng=None, keep_empty=False):
+    def load(self, image_id, rng=None, keep_empty=False, out=None):
         """Arrays of one picture in the order of `data_generator`'s, without the batch axis.
 
         Args:
             image_id: int, internal id.
             rng: numpy Generator; None takes NumPy's global state and imgaug's.
             keep_empty: whether a picture without objects is of use.
+            out: float32 [H, W, 3] that the molded picture is written to, or None for a new one.
 
         Returns:
             (inputs, outputs), two lists of arrays; or None for an empty picture.
@@ -134,12 +134,12 @@ class Sampler:
             RuntimeError: from whatever went wrong, with the picture's path.
         """
         try:
-            return self._load(image_id, rng, keep_empty)
+            return self._load(image_id, rng, keep_empty, out)
         except Exception as error:
             path = self.dataset.image_info[image_id]["path"]
             raise RuntimeError(f"cannot load picture {image_id} ({path}): {error}") from error
 
-    def _load(self, image_id, rng, keep_empty):
+    def _load(self, image_id, rng, keep_empty, out):
         config = self.config
         image, meta, class_ids, boxes, masks = self._load_gt(image_id, rng)
         if not (keep_empty or np.any(class_ids > 0)):
@@ -150,7 +150,7 @@ class Sampler:
                 "train with IMAGE_RESIZE_MODE 'square' or 'crop'"
             )
         match, deltas = build_rpn_targets(
-            image.shape, self.anchors, class_ids, boxes, config, rng=rng
+            image.shape, self._grid, class_ids, boxes, config, rng=rng
         )
         rois, outputs = [], []
         if self.random_rois:
@@ -161,13 +161,19 @@ class Sampler:
             )
             rois.append(chosen)
             outputs = [roi_class_ids[:, np.newaxis], *rest]
-        molded = mold_image(image, config).astype(np.float32)
+        molded = _mold(image, config, out)
         gt = _pad_instances(class_ids, boxes, masks, config.MAX_GT_INSTANCES, rng)
         return [molded, meta, match[:, np.newaxis], deltas, *gt, *rois], outputs
 
     def _load_gt(self, image_id, rng):
         source = self.dataset.image_info[image_id]["source"]
         augmentation = None if source in self.no_augmentation_sources else self.augmentation
+        if rng is None and isinstance(augmentation, Policy):
+            rng = np.random.default_rng(np.random.randint(2**31))
+        if rng is not None:
+            scene = load_scene(self.dataset, self.config, image_id, augmentation, rng=rng)
+            if scene is not None:
+                return scene
         if augmentation is not None and rng is not None:
             augmentation = seeded(augmentation, rng)  # a copy, as other threads use this one
         return load_image_gt(
@@ -177,22 +183,35 @@ class Sampler:
             augment=self.augment,
             augmentation=augmentation,
             use_mini_mask=self.config.USE_MINI_MASK,
+            rng=rng,
         )
 
 
+def _mold(image, config, out):
+    """As `mold_image`, in float32 throughout: off by its rounding."""
+    if out is None:
+        return mold_image(image, config).astype(np.float32)
+    # One long row of means: NumPy is slow on rows of three.
+    mean = np.broadcast_to(np.asarray(config.MEAN_PIXEL, np.float32), image.shape[1:]).ravel()
+    np.subtract(image.reshape(len(image), -1), mean, out=out.reshape(len(image), -1))
+    return out
+
+
 def _anchors(config):
-    """float64 [A, (y1, x1, y2, x2)], pixels: the anchors of a molded image."""
+    """float64 [A, (y1, x1, y2, x2)], pixels: the anchors of a molded image; and their grid."""
     if callable(config.BACKBONE):
         shapes = config.COMPUTE_BACKBONE_SHAPE(config.IMAGE_SHAPE)
     else:
         shapes = backbone_shapes(config.IMAGE_SHAPE, config.BACKBONE_STRIDES)
-    return generate_pyramid_anchors(
+    anchors = generate_pyramid_anchors(
         config.RPN_ANCHOR_SCALES,
         config.RPN_ANCHOR_RATIOS,
         shapes,
         config.BACKBONE_STRIDES,
         config.RPN_ANCHOR_STRIDE,
     )
+    places = -(-np.asarray(shapes, int) // config.RPN_ANCHOR_STRIDE)
+    return anchors, AnchorGrid(anchors, places)
 
 
 def _pad_instances(class_ids, boxes, masks, count, rng):

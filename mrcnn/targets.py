@@ -23,12 +23,72 @@ ROI_POSITIVE_IOU = 0.5
 RANDOM_ROIS_NEAR_OBJECTS = 0.9
 
 
+class AnchorGrid:
+    """The anchors of one input size, arranged so that a box's neighbours are found at once.
+
+    Anchors of one level and ratio are the products of a row's and a column's interval, and so
+    are their overlaps with a box: sums over rows and columns replace those over all anchors.
+
+    Attributes:
+        anchors: float64 [A, (y1, x1, y2, x2)], pixels, as `generate_pyramid_anchors` orders them.
+    """
+
+    def __init__(self, anchors, shapes):
+        """Takes the anchors and their levels' (rows, columns) of places.
+
+        Raises:
+            ValueError: if they aren't generated from such a grid.
+        """
+        self.anchors, self._grids = anchors, []
+        places = sum(int(rows) * int(columns) for rows, columns in shapes)
+        kinds, start = len(anchors) // max(1, places), 0
+        if kinds * places != len(anchors):
+            raise ValueError(f"got {len(anchors)} anchors for {places} places of {shapes}")
+        for rows, columns in np.asarray(shapes, int):
+            count = rows * columns * kinds
+            level = anchors[start : start + count].reshape(rows, columns, kinds, 4)
+            ids = start + np.arange(count).reshape(rows, columns, kinds)
+            for kind in range(kinds):
+                y, x = level[:, 0, kind, ::2], level[0, :, kind, 1::2]
+                regular = (level[:, :, kind, ::2] == y[:, None]).all()
+                if not (regular and (level[:, :, kind, 1::2] == x).all()):
+                    raise ValueError("the anchors of a level aren't a grid; generate them")
+                self._grids.append(
+                    (y, x, (y[:, 1] - y[:, 0]), (x[:, 1] - x[:, 0]), ids[:, :, kind])
+                )
+            start += count
+
+    def overlapping(self, box, min_iou):
+        """As `_overlapping`: ids of anchors that may overlap a box by min_iou, and their IoU."""
+        ids, ious = [], []
+        y1, x1, y2, x2 = (float(value) for value in box)
+        area = (y2 - y1) * (x2 - x1)
+        floor = min_iou * (1 - 1e-9)  # rounding must not lose an IoU of just min_iou
+        for y, x, heights, widths, numbers in self._grids:
+            largest = heights[0] * widths[0]
+            if not (largest * (1 + 1e-6) >= area * floor and largest * floor <= area * (1 + 1e-6)):
+                continue
+            high = np.minimum(y[:, 1], y2) - np.maximum(y[:, 0], y1)
+            wide = np.minimum(x[:, 1], x2) - np.maximum(x[:, 0], x1)
+            touched = np.flatnonzero(high > 0), np.flatnonzero(wide > 0)
+            if not all(map(len, touched)):
+                continue
+            rows, columns = (slice(line[0], line[-1] + 1) for line in touched)
+            shared = high[rows, None] * wide[columns]
+            union = heights[rows, None] * widths[columns] + area - shared
+            near = shared >= floor * union
+            ids.append(numbers[rows, columns][near])
+            ious.append(shared[near] / union[near])
+        none = np.zeros(0)
+        return np.concatenate([none.astype(np.intp), *ids]), np.concatenate([none, *ious])
+
+
 def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
     """Which anchors the RPN should call object or background, and their box deltas.
 
     Args:
         image_shape: kept for matterport's signature; anchors and boxes share one frame.
-        anchors: float [A, (y1, x1, y2, x2)], pixels.
+        anchors: float [A, (y1, x1, y2, x2)], pixels; or `AnchorGrid`, which is quicker.
         gt_class_ids: int [N], negative for crowds.
         gt_boxes: int [N, (y1, x1, y2, x2)], pixels.
         config: RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV are used.
@@ -41,7 +101,10 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     """
     is_crowd = gt_class_ids < 0
     crowd_boxes, gt_boxes = gt_boxes[is_crowd], gt_boxes[~is_crowd]
-    rpn_match = _label_anchors(anchors, gt_boxes, crowd_boxes)
+    grid, anchors = (
+        (anchors, anchors.anchors) if isinstance(anchors, AnchorGrid) else (None, anchors)
+    )
+    rpn_match = _label_anchors(anchors, gt_boxes, crowd_boxes, grid)
 
     count = config.RPN_TRAIN_ANCHORS_PER_IMAGE
     _keep_at_most(rpn_match, 1, count // 2, rng)
@@ -56,25 +119,30 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     return rpn_match, rpn_bbox
 
 
-def _label_anchors(anchors, gt_boxes, crowd_boxes):
+def _label_anchors(anchors, gt_boxes, crowd_boxes, grid=None):
     """int32 [A]: 1 object, -1 background, 0 neither; before any sub-sampling."""
     labels = np.full(len(anchors), -1, np.int32)
-    areas = (anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1])
+    find = grid.overlapping if grid is not None else _finder(anchors)
     for box in crowd_boxes:
-        ids, iou = _overlapping(anchors, areas, box, CROWD_IOU)
+        ids, iou = find(box, CROWD_IOU)
         labels[ids[iou >= CROWD_IOU]] = 0
     positive = []
     for box in gt_boxes:
-        ids, iou = _overlapping(anchors, areas, box, RPN_NEGATIVE_IOU)
+        ids, iou = find(box, RPN_NEGATIVE_IOU)
         labels[ids[iou >= RPN_NEGATIVE_IOU]] = 0
         if iou.max(initial=0) < RPN_NEGATIVE_IOU:  # the best fit is among the poor ones
-            ids, iou = _overlapping(anchors, areas, box, 0)
+            ids, iou = find(box, 0)
         # Each object gets its best anchors, however badly they fit; ties all count.
         needed = min(RPN_POSITIVE_IOU, iou.max(initial=0))
         positive.append(ids[(iou >= needed) & (iou > 0)])
     # Last, because the best anchor of one object may be background to all others.
     labels[np.concatenate([*positive, np.zeros(0, np.intp)])] = 1
     return labels
+
+
+def _finder(anchors):
+    areas = (anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1])
+    return lambda box, min_iou: _overlapping(anchors, areas, box, min_iou)
 
 
 def _overlapping(anchors, areas, box, min_iou):
@@ -94,6 +162,8 @@ def _overlapping(anchors, areas, box, min_iou):
 
 def _keep_at_most(rpn_match, value, count, rng):
     """Sets randomly chosen entries of `value` to 0 until `count` of them are left."""
+    if rng is not None and _keep_some(rpn_match, value, count, rng):
+        return
     ids = np.flatnonzero(rpn_match == value)
     surplus = len(ids) - count
     if surplus <= 0:
@@ -103,6 +173,22 @@ def _keep_at_most(rpn_match, value, count, rng):
     else:  # drawing the few that stay is quicker
         rpn_match[ids] = 0
         rpn_match[rng.choice(ids, count, replace=False, shuffle=False)] = value
+
+
+def _keep_some(rpn_match, value, count, rng):
+    """`_keep_at_most` where `value` is so common that blind draws find it; True if done.
+
+    The first `count` different hits among even draws are an even choice without replacement.
+    """
+    draws = rng.integers(0, len(rpn_match), 4 * count)
+    hits = draws[rpn_match[draws] == value]
+    _, first = np.unique(hits, return_index=True)
+    if len(first) < count:
+        return False
+    kept = hits[np.sort(first)[:count]]
+    rpn_match[rpn_match == value] = 0
+    rpn_match[kept] = value
+    return True
 
 
 def generate_random_rois(image_shape, count, gt_class_ids, gt_boxes, *, rng=None):

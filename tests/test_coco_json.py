@@ -72,6 +72,14 @@ def test_annotations_are_a_sequence(read):
     assert list(coco.annotations(0, [])) == []
 
 
+def test_labels_without_segmentations(read):
+    coco = read(
+        [image(1), image(2)], [annotation(1, 8), annotation(2, 9), annotation(1, 9, iscrowd=1)]
+    )
+    assert coco.annotations(0).labels() == [(8, False), (9, True)]
+    assert coco.annotations(1, []).labels() == []
+
+
 def test_more_than_a_batch(read, monkeypatch):
     from mrcnn import coco_json
 

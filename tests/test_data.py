@@ -258,7 +258,7 @@ def test_the_base_class_without_masks_loads_as_empty(tmp_path):
     assert mask.shape == (64, 64, 0)
 
 
-def test_augmenters_that_may_forget_the_masks_are_reported():
+def test_augmenters_that_would_forget_the_masks_are_refused():
     from imgaug import augmenters as iaa
 
     class Roll(iaa.Augmenter):
@@ -270,7 +270,7 @@ def test_augmenters_that_may_forget_the_masks_are_reported():
 
     forgetful = iaa.Lambda(func_images=lambda images, *_: images)
     for augmenter, name in ((Roll(), "Roll"), (forgetful, "Lambda")):
-        with pytest.warns(UserWarning, match=f"{name} .* not their masks"):
+        with pytest.raises(ValueError, match=f"{name} .* would not move their masks"):
             load_image_gt(Rectangles([[BOX]]), tiny(), 0, augmentation=iaa.Sequential([augmenter]))
 
 

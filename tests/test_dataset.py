@@ -185,6 +185,33 @@ def test_polygons_rles_and_crowds_are_decoded(coco):
     ]
 
 
+def test_outlines_and_class_ids_come_without_masks(coco):
+    dataset = coco([annotation(8, [RECTANGLE], iscrowd=0), annotation(2, [RECTANGLE], iscrowd=1)])
+    shapes, class_ids = dataset.load_outlines(0)
+    assert class_ids.tolist() == dataset.load_class_ids(0).tolist() == [8, -2]
+    assert class_ids.dtype == np.int32
+    assert [shape.place(np.eye(2, 3), (HEIGHT, WIDTH))[0] for shape in shapes] == [(1, 2, 4, 6)] * 2
+    shapes, class_ids = dataset.load_outlines(1)
+    assert (shapes, class_ids.tolist(), dataset.load_class_ids(1).tolist()) == ([], [], [])
+
+
+def test_annotations_may_be_a_plain_list(coco):
+    dataset = coco()
+    dataset.image_info[0]["annotations"] = [annotation(8, [RECTANGLE], iscrowd=1)]
+    assert dataset.load_class_ids(0).tolist() == dataset.load_mask(0)[1].tolist() == [-8]
+
+
+def test_own_masks_come_before_outlines(coco):
+    class Own(CocoDataset):
+        def load_mask(self, image_id):
+            return np.ones((HEIGHT, WIDTH, 1), bool), np.array([5], np.int32)
+
+    own = Own()
+    own.__dict__.update(coco([annotation(8, [RECTANGLE])]).__dict__)
+    assert own.load_outlines(0) is None
+    assert own.load_class_ids(0).tolist() == [5]
+
+
 def test_compressed_rles_are_decoded(coco):
     from pycocotools import mask as coco_mask
 

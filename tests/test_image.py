@@ -545,3 +545,37 @@ def test_read_refuses_truncated_pictures(tmp_path, photos, name):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(im.ImageError, match=r"cannot be read: .*; pass"):
         im.read_image(path)
+
+
+# --- Plans ------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_what_resizing_does():
+    for mode, values in {
+        "square": {"max_dim": 90},
+        "pad64": {},
+        "crop": {},
+        "none": {},
+    }.items():
+        arguments = {"min_dim": 64, **values, "mode": mode}
+        image = np.zeros((70, 50, 3), np.uint8)
+        done = im.resize_image(image, **arguments, rng=np.random.default_rng(3))
+        plan = im.plan_resize(image.shape, **arguments, rng=np.random.default_rng(3))
+        assert tuple(plan)[1:] == done[1:]
+    assert im.plan_resize((70, 50), 64, 90).scaled == (90, 64)
+
+
+def test_crops_are_placed_all_over_by_a_generator():
+    rng = np.random.default_rng(0)
+    places = {im.plan_resize((5, 4), 3, mode="crop", rng=rng).crop[:2] for _ in range(100)}
+    assert places == {(y, x) for y in range(3) for x in range(2)}
+
+
+def test_edges_fade_only_where_resizing_enlarges():
+    indices, factors = im.edge_fades(4, 8)  # the outer new pixels lie a quarter beyond the old ones
+    assert (indices.tolist(), factors.tolist()) == ([0, 7], [0.75, 0.75])
+    for sides in ((8, 8), (8, 5)):
+        assert not len(im.edge_fades(*sides)[0])
+    white = np.full((4, 1, 1), 255, np.uint8)
+    column = im.resize(white, (8, 1), preserve_range=True)[:, 0, 0]
+    assert column.tolist() == [255] * 8  # but never below the darkest pixel

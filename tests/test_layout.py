@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
-    1: ["config", "boxes", "classes", "files", "schedules"],
+    1: ["config", "boxes", "classes", "files", "schedules", "shapes", "policy"],
     2: [
         "image",
         "tensor_ops",
@@ -24,11 +24,12 @@ RANKS = {
         "demo_drawing",
         "distribution",
         "run_log",
-        "preflight",
     ],
     3: [
         "dataset",
         "targets",
+        "scenes",
+        "sampling",
         "backbone",
         "rpn",
         "roi",
@@ -47,9 +48,10 @@ RANKS = {
         "inference",
         "inspection",
         "checkpoints",
+        "preflight",
     ],
-    5: ["data", "network", "sources", "trainer"],
-    6: ["training"],
+    5: ["loader", "network", "sources", "trainer"],
+    6: ["data", "preview", "training"],
     7: ["runner"],
     8: ["model"],
     9: ["utils", "parallel_model"],
@@ -68,6 +70,9 @@ LIGHT = [
     "evaluation",
     "inference",
     "data",
+    "loader",
+    "preview",
+    "sampling",
     "html",
     "deepfashion2",
     "conversion",

@@ -4,10 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mrcnn.boxes import backbone_shapes, compute_overlaps, generate_pyramid_anchors
 from mrcnn.config import Config
-from mrcnn.targets import build_detection_targets, build_rpn_targets, generate_random_rois
+from mrcnn.targets import (
+    AnchorGrid,
+    _keep_at_most,
+    _label_anchors,
+    build_detection_targets,
+    build_rpn_targets,
+    generate_random_rois,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 NO_IDS, NO_BOXES = np.zeros(0, np.int32), np.zeros((0, 4), np.int32)
@@ -242,3 +251,73 @@ def test_positive_rois_are_limited_and_repeats_keep_their_labels():
 def test_no_rois_are_refused():
     with pytest.raises(ValueError, match="no RoIs"):
         build_detection_targets(NO_BOXES, NO_IDS, NO_BOXES, np.zeros((56, 56, 0), bool), CONFIG)
+
+
+# --- AnchorGrid -------------------------------------------------------------------------------
+
+
+def pyramid(side, stride=1, ratios=(0.5, 1, 2)):
+    strides = [4, 8, 16]
+    shapes = backbone_shapes((side, side), strides)
+    anchors = generate_pyramid_anchors((16, 32, 64), ratios, shapes, strides, stride)
+    return anchors, AnchorGrid(anchors, -(-shapes // stride))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 90), st.integers(0, 90), st.integers(1, 60), st.integers(1, 60)),
+        max_size=6,
+    ),
+    st.integers(0, 2),
+    st.sampled_from([(64, 1, (0.5, 1, 2)), (100, 2, (1,)), (96, 1, (0.5, 2))]),
+)
+def test_a_grid_labels_anchors_as_the_search_through_all_does(boxes, crowds, kind):
+    anchors, grid = pyramid(*kind)
+    boxes = np.array([(y, x, y + h, x + w) for y, x, h, w in boxes], np.int32).reshape(-1, 4)
+    gt, crowd = boxes[crowds:], boxes[:crowds]
+    np.testing.assert_array_equal(
+        _label_anchors(anchors, gt, crowd), _label_anchors(anchors, gt, crowd, grid)
+    )
+
+
+def test_targets_of_a_grid_are_those_of_its_anchors():
+    config = type("C", (), {"RPN_TRAIN_ANCHORS_PER_IMAGE": 32, "RPN_BBOX_STD_DEV": np.ones(4)})
+    anchors, grid = pyramid(128)
+    ids, boxes = (
+        np.array([1, -2, 3]),
+        np.array([[5, 5, 50, 60], [60, 60, 90, 90], [9, 70, 50, 110]]),
+    )
+    results = [
+        build_rpn_targets(None, a, ids, boxes, config, rng=np.random.default_rng(0))
+        for a in (anchors, grid)
+    ]
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (results[0][0] != 0).sum() == 32
+    none = build_rpn_targets(None, grid, ids[:0], boxes[:0], config, rng=np.random.default_rng(0))
+    assert (none[0] == -1).sum() == 32 and not none[1].any()
+
+
+def test_anchors_that_are_no_grid_are_refused():
+    anchors, _ = pyramid(64)
+    with pytest.raises(ValueError, match="anchors for"):
+        AnchorGrid(anchors, [(3, 5)])
+    with pytest.raises(ValueError, match="aren't a grid"):
+        AnchorGrid(np.random.default_rng(0).permutation(anchors), [(16, 16), (8, 8), (4, 4)])
+
+
+def test_the_entries_that_stay_are_drawn_evenly():
+    counts = np.zeros(40)
+    for seed in range(3000):
+        match = np.repeat(np.array([-1, 0, 1, -1], np.int32), 10)
+        _keep_at_most(match, -1, 5, np.random.default_rng(seed))
+        assert (match == -1).sum() == 5 and (match == 1).sum() == 10
+        counts += match == -1
+    assert not counts[10:30].any()
+    np.testing.assert_allclose(counts[[*range(10), *range(30, 40)]], 750, atol=110)
+    few = np.array([-1, 0, 1, -1], np.int32)
+    _keep_at_most(few, -1, 5, np.random.default_rng(0))
+    assert few.tolist() == [-1, 0, 1, -1]
+    _keep_at_most(few, -1, 0, np.random.default_rng(0))
+    assert few.tolist() == [0, 0, 1, 0]
