@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
-    1: ["config", "boxes", "classes", "files"],
-    2: ["image", "tensor_ops", "augmentation", "clothing", "layers", "html"],
+    1: ["config", "boxes", "classes", "files", "coco_data"],
+    2: ["image", "tensor_ops", "augmentation", "clothing", "layers", "html", "coco_eval"],
     3: ["dataset", "targets", "backbone", "rpn", "roi", "drawing", "evaluation", "runs"],
     4: ["samples", "heads", "visualize", "weights", "inference"],
     5: ["data", "network", "sources"],
@@ -30,6 +30,8 @@ LIGHT = [
     "drawing",
     "visualize",
     "evaluation",
+    "coco_data",
+    "coco_eval",
     "inference",
     "data",
 ]
