@@ -274,7 +274,7 @@ def read_results(truth, results, masks=None):
         classes=np.array([place[rows[n]["category_id"]] for n in numbers], int),
         scores=np.array([rows[n]["score"] for n in numbers], float),
         boxes=_boxes(rows, numbers, rles),
-        rles=rles if masks else None,
+        rles=rles if masks or not numbers else None,  # nothing found is no mask either
         left_out=len(rows) - len(numbers),
     )
 

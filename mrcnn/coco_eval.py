@@ -160,7 +160,7 @@ def match(truth, detections, kind, views, overlaps):
     classes = len(truth.category_ids)
     key = detections.image * classes + detections.classes
     order = np.lexsort((-detections.scores, key))  # stable, as COCO's sort
-    rank = _rank(key[order])
+    rank = rank_in_runs(key[order])
     order, rank = order[rank < MAX_DETECTIONS], rank[rank < MAX_DETECTIONS]
     truth_key = truth.image * classes + truth.classes
     codes = np.zeros((len(order), len(views.names), len(THRESHOLDS)), np.uint8)
@@ -190,7 +190,7 @@ def match(truth, detections, kind, views, overlaps):
     )
 
 
-def _rank(keys):
+def rank_in_runs(keys):
     """Position of each element within its run of equal, neighbouring keys."""
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else keys
     return np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
