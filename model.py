@@ -356,6 +356,8 @@ def run_evaluate(args):
 
     if args.results and (args.weights != "weights" or args.precision != "auto"):
         raise UsageError("--results runs no model; leave out --weights and --precision")
+    if args.results and not args.results.is_file():
+        raise UsageError(f"no results at {args.results}; give a COCO results file")
     # What can be wrong shows before the model runs, which may take hours.
     other = metrics.read_other(args.compare) if args.compare else None
     dataset = None if args.results else load_split(args, args.split)

@@ -63,8 +63,14 @@ class Truth:
     @cached_property
     def rles(self):
         """[G] RLE dicts."""
-        sizes = [self.size(i) for i in self.image.tolist()]
-        return [to_rle(s, size) for s, size in zip(self.segmentations, sizes, strict=True)]
+        rles = []
+        for i, segmentation in zip(self.image.tolist(), self.segmentations, strict=True):
+            try:
+                rles.append(to_rle(segmentation, self.size(i)))
+            except ValueError as error:
+                where = f"an annotation of image_id {self.image_ids[i]}"
+                raise ValueError(f"{where}: {error}; repair it or convert again") from None
+        return rles
 
     @property
     def has_masks(self):
@@ -167,6 +173,12 @@ def _content(annotations):
 def _truth(rows, images, categories, position, known_ids):
     ids = [entry["id"] for entry in categories]
     place = {category: k for k, category in enumerate(ids)}
+    boxless = [a.get("id") for a in rows if len(a.get("bbox") or ()) != 4]
+    if boxless:
+        raise ValueError(
+            f"{len(boxless)} annotations, such as id {boxless[0]}, have no bbox [x, y, width, "
+            "height]; add it or convert again"
+        )
     boxes = np.array([a["bbox"] for a in rows], float).reshape(-1, 4)
     areas = [a.get("area", w * h) for a, (_, _, w, h) in zip(rows, boxes, strict=True)]
     attributes = {

@@ -110,16 +110,21 @@ def draw_pictures(artist, entries):
 
 
 def _caption(truth, detections, pairs, i):
-    """'2 of 3 right, 1 of another class, 1 missed, 2 invented'."""
-    here = truth.image[pairs.truth] == i
-    same = truth.classes[pairs.truth] == detections.classes[pairs.found]
-    missed = int((truth.image[pairs.missed] == i).sum())
-    right, other = int((here & same).sum()), int((here & ~same).sum())
-    invented = int((detections.image[pairs.invented] == i).sum())
-    parts = [f"{right} of {right + other + missed} right"]
-    for count, text in ((other, "as another class"), (missed, "missed"), (invented, "invented")):
-        parts += [f"{count} {text}"] if count else []
-    return ", ".join(parts)
+    """'1 of 3 right; skirt as trousers; missed: vest; invented: trousers, trousers'."""
+    names = truth.names
+    here = np.flatnonzero(truth.image[pairs.truth] == i)
+    true, said = truth.classes[pairs.truth[here]], detections.classes[pairs.found[here]]
+    missed = pairs.missed[truth.image[pairs.missed] == i]
+    invented = pairs.invented[detections.image[pairs.invented] == i]
+    parts = [f"{int((true == said).sum())} of {len(here) + len(missed)} right"]
+    parts += [f"{names[a]} as {names[b]}" for a, b in zip(true, said, strict=True) if a != b]
+    for word, classes in (
+        ("missed", truth.classes[missed]),
+        ("invented", detections.classes[invented]),
+    ):
+        if len(classes):
+            parts.append(f"{word}: {', '.join(names[k] for k in classes)}")
+    return "; ".join(parts)
 
 
 def draw_examples(artist, confused):

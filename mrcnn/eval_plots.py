@@ -10,6 +10,7 @@ from mrcnn.drawing import PALETTE
 from mrcnn.metrics import KIND_NAMES, subset_rows
 
 DPI = 120
+PLOTS = ("pr_curves", "f1", "calibration", "confusion", "subsets")
 STYLES = ("-", "--", ":")
 
 
@@ -34,7 +35,7 @@ def draw_plots(evaluation):
     return plots
 
 
-def _axes(width=7.0, height=4.6):
+def _axes(width, height):
     # Figure and not pyplot: nothing global is touched, and no display is asked for.
     from matplotlib.figure import Figure
 
@@ -73,7 +74,7 @@ def _pr_curves(evaluation):
 
 def _f1(evaluation):
     """F1 of all classes together over the score threshold."""
-    figure, axes = _axes()
+    figure, axes = _axes(5.8, 4.6)
     scores = evaluation.detections.scores
     low, high = (min(scores.min(), 0), max(scores.max(), 1)) if len(scores) else (0, 1)
     thresholds = np.linspace(low, high, 201)
@@ -98,7 +99,7 @@ def _f1(evaluation):
 
 def _calibration(evaluation):
     """Share of right detections over the score; the diagonal would be perfect."""
-    figure, axes = _axes(5.2, 4.6)
+    figure, axes = _axes(5.8, 4.6)
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
     for kind, marker in zip(evaluation.matches, "os", strict=False):
         found = evaluation.metrics[KIND_NAMES[kind]]["calibration"]

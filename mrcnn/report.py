@@ -10,7 +10,7 @@ import orjson
 from mrcnn import metrics as metrics_module
 from mrcnn.bootstrap import save_matches
 from mrcnn.eval_pictures import Artist, draw_examples, draw_pictures
-from mrcnn.eval_plots import draw_plots
+from mrcnn.eval_plots import PLOTS, draw_plots
 from mrcnn.files import write_atomically
 from mrcnn.html import png_uri, render
 from mrcnn.metrics import KIND_NAMES, flat, subset_rows
@@ -48,6 +48,9 @@ def write_report(folder, evaluation, results=None, pictures=None):
     save_matches(
         folder / metrics_module.MATCHES_FILE, evaluation.truth.image_ids, evaluation.matches
     )
+    for name in PLOTS:
+        if name not in plots:  # of an earlier report
+            (folder / f"{name}.png").unlink(missing_ok=True)
     for name, data in plots.items():
         write_atomically(folder / f"{name}.png", data)
     write_atomically(folder / "metrics.csv", as_csv(evaluation.metrics).encode())
