@@ -154,16 +154,24 @@ def is_deepfashion2(truth):
 
 
 def _run(truth, detections, options):
-    return options.run | {
-        "pictures": len(truth.image_ids),
-        "garments": int((~truth.crowd).sum()),
-        "crowds": int(truth.crowd.sum()),
-        "detections": len(detections),
-        "left_out": detections.left_out,
-        "pictures_without_detections": int(len(truth.image_ids) - len(np.unique(detections.image))),
-        "resamples": options.resamples,
-        "seed": options.seed,
-    }
+    unknown: dict[str, Any]
+    unknown = {"split": None, "annotations": None, "weights": None, "results": None, "notes": []}
+    return (
+        unknown
+        | options.run
+        | {
+            "pictures": len(truth.image_ids),
+            "garments": int((~truth.crowd).sum()),
+            "crowds": int(truth.crowd.sum()),
+            "detections": len(detections),
+            "left_out": detections.left_out,
+            "pictures_without_detections": int(
+                len(truth.image_ids) - len(np.unique(detections.image))
+            ),
+            "resamples": options.resamples,
+            "seed": options.seed,
+        }
+    )
 
 
 def _section(matches, table, samples):

@@ -38,6 +38,8 @@ def random_data(seed, pictures=12, busy=4):
     for image in images:
         for _ in range(rng.integers(0, busy)):
             box = random_box(rng)
+            if annotations and rng.random() < 0.2:  # the same place twice: equal overlaps
+                box = annotations[-1]["bbox"]
             segmentation = rle_of(*box)
             annotation = {
                 "id": len(annotations) + 1,

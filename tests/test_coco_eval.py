@@ -114,6 +114,23 @@ def test_without_results_and_without_truth():
         assert coco_scores(nothing, [])[kind]["AR1"] is None
 
 
+def test_ties_by_hand():
+    """Of two garments that overlap a detection the same, COCO takes the last."""
+    content = one_picture(([10, 10, 40, 40], 1), ([30, 10, 40, 40], 1))
+    results = [detection([20, 10, 40, 40], 0.9), detection([34, 10, 40, 40], 0.8)]
+    matches, found = accumulated(content, results, "bbox")
+    assert matches.codes[:, 0, 0].tolist() == [coco_eval.RIGHT, coco_eval.WRONG]
+    assert coco_eval.mean(found.precision[..., 0]) == pytest.approx(
+        reference(content, results, "bbox")[0], abs=1e-9
+    )
+
+
+def test_overlap_of_just_the_threshold_is_enough():
+    content, half = one_picture(([10, 10, 40, 40], 1)), detection([10, 10, 40, 20], 0.9)
+    matches, _ = accumulated(content, [half], "bbox")
+    assert matches.codes[0, 0, :2].tolist() == [coco_eval.RIGHT, coco_eval.WRONG]
+
+
 def test_subset_by_hand():
     """Garments outside the subset are no miss, finding them no fault; inventions count."""
     content = one_picture((BOX, 1), (APART, 3))

@@ -86,7 +86,9 @@ def test_light_modules_import_nothing_heavy(name):
     assert not HEAVY & set(result.stdout.split())
 
 
-@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["inference", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["train", "--help"], ["inference", "--help"], ["evaluate", "--help"]]
+)
 def test_help_needs_no_tensorflow(command):
     code = (
         "import sys, model\n"
