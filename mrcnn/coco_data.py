@@ -31,7 +31,7 @@ class Truth:
     """What is to be found, instances sorted by picture and else in the file's order.
 
     Attributes:
-        image_ids: [I] int, rising; category_ids: [K] int, rising.
+        image_ids: [I] int or str, rising; category_ids: [K] int, rising.
         images: [I] dicts of the file (file_name, width, height).
         names: [K] category names.
         image, classes: [G] int, positions in image_ids and category_ids.
@@ -187,7 +187,7 @@ def _truth(rows, images, categories, position, known_ids):
         if any(name in a for a in rows)
     }
     return Truth(
-        image_ids=np.array([entry["id"] for entry in images], int),
+        image_ids=np.array([entry["id"] for entry in images]),
         category_ids=np.array(ids, int),
         images=images,
         names=[entry["name"] for entry in categories],

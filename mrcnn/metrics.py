@@ -231,7 +231,7 @@ def _pictures(truth, quality, most=8):
     def entries(chosen):
         return [
             {
-                "image_id": int(truth.image_ids[i]),
+                "image_id": truth.image_ids[i].item(),
                 "file_name": str(truth.images[i].get("file_name", "")),
                 "quality": float(quality[i]),
             }

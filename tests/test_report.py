@@ -239,7 +239,7 @@ def test_a_narrow_page_does_not_scroll_sideways(data, printed):
         assert driver.execute_script(wide) == 0
 
 
-@pytest.mark.parametrize("kind", ["nothing found", "boxes", "no truth", "one picture"])
+@pytest.mark.parametrize("kind", ["nothing found", "boxes", "no truth", "one picture", "named ids"])
 def test_reports_of_little(kind, tmp_path):
     """Every table and plot copes with what isn't there."""
     truth = make_truth()
@@ -250,6 +250,11 @@ def test_reports_of_little(kind, tmp_path):
         results = [{k: v for k, v in r.items() if k != "segmentation"} for r in results]
     elif kind == "no truth":
         truth["annotations"], truth["categories"] = [], truth["categories"][:9]
+    elif kind == "named ids":
+        for row in (*truth["annotations"], *results):
+            row["image_id"] = f"p{row['image_id']:02d}"
+        for image in truth["images"]:
+            image["id"] = f"p{image['id']:02d}"
     limit = 1 if kind == "one picture" else None
     read = read_truth(truth, limit=limit)
     options = metrics.Options(resamples=3)
@@ -267,6 +272,8 @@ def test_reports_of_little(kind, tmp_path):
         assert found.metrics["published"] is None
     if kind == "one picture":
         assert found.metrics["run"]["left_out"] == 23
+    if kind == "named ids":
+        assert found.metrics["pictures"]["worst"][0]["image_id"].startswith("p")
     json.loads((tmp_path / "deep" / "report" / "metrics.json").read_text())
 
 
