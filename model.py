@@ -40,11 +40,39 @@ def build_parser():
     inference.set_defaults(run=run_inference)
 
     evaluate = commands.add_parser(
-        "evaluate", help="COCO box and mask AP on annotated pictures", formatter_class=show
+        "evaluate",
+        help="scores on annotated pictures, and where the model goes wrong",
+        formatter_class=show,
     )
     _add_weights(evaluate)
     _add_data(evaluate)
     evaluate.add_argument("--split", default="validation")
+    evaluate.add_argument(
+        "--results",
+        type=Path,
+        help="score this COCO results file, of this or any other tool, and run no model",
+    )
+    evaluate.add_argument(
+        "--report",
+        type=Path,
+        default=Path("output_folder/report"),
+        help="folder for report.html, metrics.json, metrics.csv, plots, matches.npz, results.json",
+    )
+    evaluate.add_argument(
+        "--compare", type=Path, help="metrics.json of another run on the same pictures"
+    )
+    evaluate.add_argument(
+        "--min_score",
+        type=float,
+        help="of detections in the confusion matrix and pictures; that of the best F1 if not given",
+    )
+    evaluate.add_argument(
+        "--resamples",
+        type=_whole,
+        default=300,
+        help="of the pictures, for 95 %% intervals; 0 for none",
+    )
+    evaluate.add_argument("--seed", type=_whole, default=0, help="of the resamples")
     evaluate.set_defaults(run=run_evaluate)
 
     inspect = commands.add_parser(
@@ -57,7 +85,7 @@ def build_parser():
     )
     inspect.add_argument("--output_folder", type=Path, help="output_folder/inspect_<split>")
     inspect.add_argument("--pictures", type=_positive, default=24, help="on the contact sheet")
-    inspect.add_argument("--seed", type=_seed, default=0, help="of their choice")
+    inspect.add_argument("--seed", type=_whole, default=0, help="of their choice")
     inspect.set_defaults(run=run_inspect)
 
     for command in (train, inference, evaluate):
@@ -122,7 +150,7 @@ def _add_train(train):
         default="flip",
         help="full: flip, move, scale, turn, colours; zoom: full, with close-ups among them",
     )
-    add("--seed", type=_seed, default=0)
+    add("--seed", type=_whole, default=0)
     add("--workers", type=_positive, default=2, help="threads that load pictures")
 
     add = train.add_argument_group("run").add_argument
@@ -159,7 +187,7 @@ def _positive(text):
     return value
 
 
-def _seed(text):
+def _whole(text):
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"got {value}; give 0 or more")
@@ -406,28 +434,102 @@ def run_inference(args):
 
 
 def run_evaluate(args):
-    """Prints COCO AP of a model on an annotated split; returns the exit status."""
-    dataset = load_split(args, args.split)
-    from mrcnn.evaluation import coco_scores
+    """Scores a model, or a file of results, on an annotated split; returns the exit status."""
+    from mrcnn import metrics, report
+    from mrcnn.coco_data import outside, read_results, read_truth
+
+    if args.results and (args.weights != "weights" or args.precision != "auto"):
+        raise UsageError("--results runs no model; leave out --weights and --precision")
+    if args.results and not args.results.is_file():
+        raise UsageError(f"no results at {args.results}; give a COCO results file")
+    # What can be wrong shows before the model runs, which may take hours.
+    other = metrics.read_other(args.compare) if args.compare else None
+    dataset = None if args.results else load_split(args, args.split)
+    truth = read_truth(_annotations(args), limit=args.limit)
+    args.report.mkdir(parents=True, exist_ok=True)
+    path, notes, failures = args.results, [], []
+    if dataset:
+        path = args.report / "results.json"
+        failures = save_predictions(path, predict(args, dataset))
+        notes += [f"{name} failed and counts as found empty: {why}" for name, why in failures]
+    detections = read_results(truth, path)
+    if detections.left_out:
+        notes.append(f"{detections.left_out} results are of pictures beyond --limit")
+    if (share := outside(truth, detections)) > 0.05:
+        notes.append(
+            f"{share:.0%} of the boxes reach out of their pictures; are these results of another "
+            "split, or boxes as corners?"
+        )
+    run = {"split": args.split, "annotations": str(_annotations(args)), "notes": notes}
+    run |= {"weights": None if args.results else _weights_path(args), "results": str(path)}
+    options = metrics.Options(args.min_score, args.resamples, args.seed, run)
+    found = metrics.evaluate(truth, detections, options)
+    if other:
+        metrics.compare(found, other)
+    pictures = args.data / args.split / "image"
+    page = report.write_report(args.report, found, path, pictures if pictures.is_dir() else None)
+    print("\n".join([report.as_text(found.metrics), "", *notes, f"Report: {page}"]))
+    return 3 if failures else 0
+
+
+def _weights_path(args):
+    from mrcnn.sources import find_weights
+
+    return str(find_weights(args.weights))
+
+
+def _annotations(args):
+    path = (args.annotations or args.data) / f"{args.split}_coco.json"
+    if not path.is_file():
+        raise UsageError(
+            f"no COCO annotations at {path}; give the folder of {path.name} by --annotations"
+        )
+    return path
+
+
+def predict(args, dataset):
+    """Yields (image id of the annotations, COCO results, None), or (file, None, why it failed)."""
+    from tqdm import tqdm
+
     from mrcnn.inference import to_coco_results
 
     # AP ranks all detections: none may be cut off by the threshold for drawing.
     model = load_detector(args, DETECTION_MIN_CONFIDENCE=0.05)
-    from tqdm import tqdm
-
-    results, ids = [], []
+    _check_classes(model.class_names, dataset)
     for image_id in tqdm(dataset.image_ids, args.split):
-        found = model.detect([dataset.load_image(image_id)])[0]
-        ids.append(dataset.image_info[image_id]["id"])
-        results += to_coco_results(ids[-1], found)
-    annotations = (args.annotations or args.data) / f"{args.split}_coco.json"
-    scores = coco_scores(annotations, results, image_ids=ids)
-    for kind, name in (("bbox", "box"), ("segm", "mask")):
-        values = "  ".join(f"{k} {scores[kind][k]:.3f}" for k in ("AP", "AP50", "AP75"))
-        print(f"{name:5}{values}")
-    for name, value in scores["segm"]["per_class"].items():
-        print(f"  mask AP {name:24}" + ("n/a" if value is None else f"{value:.3f}"))
-    return 0
+        info = dataset.image_info[image_id]
+        try:
+            image = dataset.load_image(image_id)
+        except (OSError, ValueError) as error:
+            yield Path(info["path"]).name, None, str(error)
+            continue
+        yield info["id"], to_coco_results(info["id"], model.detect([image])[0]), None
+
+
+def _check_classes(names, dataset):
+    """Results name classes by number, so model and annotations must number them alike."""
+    for entry in dataset.class_info[1:]:
+        if entry["id"] >= len(names) or names[entry["id"]] != entry["name"]:
+            raise UsageError(
+                f"category {entry['id']} is {entry['name']!r} in the annotations, but the model's "
+                f"classes are {list(names)}; give weights of a model of the same classes"
+            )
+
+
+def save_predictions(path, predictions):
+    """Writes COCO results; returns (file, reason) of each picture that failed."""
+    import orjson
+
+    from mrcnn.files import write_atomically
+
+    results, failures = [], []
+    for where, rows, why in predictions:
+        if why is None:
+            results += rows
+        else:
+            failures.append((where, why))
+    write_atomically(path, orjson.dumps(results))
+    return failures
 
 
 def run_inspect(args):

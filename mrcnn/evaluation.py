@@ -4,16 +4,12 @@ Letters used below: G ground truth instances and P predictions of one picture, H
 and columns. A box is (y1, x1, y2, x2) in pixels of the picture, y2/x2 exclusive.
 """
 
-import contextlib
-import io
-import os
-
 import numpy as np
 
-from mrcnn.boxes import compute_overlaps, compute_overlaps_masks, trim_zeros
-
-# COCO's summary by position; -1 there (nothing to find) becomes None here.
-_STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+from mrcnn import boxes
+from mrcnn.boxes import compute_overlaps_masks, trim_zeros
+from mrcnn.coco_data import read_results, read_truth
+from mrcnn.coco_eval import accumulate, compute_overlaps, make_views, match, mean, summary
 
 
 def compute_matches(
@@ -149,7 +145,7 @@ def compute_recall(pred_boxes, gt_boxes, iou):
         recall: float in 0..1, 0 without ground truth.
         positive_ids: [found] int, predictions that overlap a ground truth box so much.
     """
-    overlaps = compute_overlaps(pred_boxes, gt_boxes)
+    overlaps = boxes.compute_overlaps(pred_boxes, gt_boxes)
     if 0 in overlaps.shape:
         return 0.0, np.zeros(0, np.int64)
     positive_ids = np.flatnonzero(overlaps.max(axis=1) >= iou)
@@ -158,100 +154,39 @@ def compute_recall(pred_boxes, gt_boxes, iou):
 
 
 def coco_scores(annotations, results, kinds=("bbox", "segm"), image_ids=None):
-    """COCO's average precision and recall, by pycocotools.
+    """COCO's average precision and recall: what training watches, and scripts ask for.
 
     Args:
-        annotations: path of a COCO json, or a loaded `pycocotools.coco.COCO`, in which
-            pycocotools turns polygons into RLE.
+        annotations: path of a COCO json, its content, a loaded `pycocotools.coco.COCO`, or the
+            `Truth` that `coco_data.read_truth` made of it, which saves reading it each time.
         results: list of dicts in COCO's result format: image_id, category_id, score, bbox
-            [x, y, width, height] in pixels and segmentation (RLE). Of bbox and segmentation
-            the missing one may be left out if kinds doesn't ask for it; a missing bbox is
-            taken from the segmentation.
+            [x, y, width, height] in pixels and segmentation (RLE or polygons). Of bbox and
+            segmentation the missing one may be left out if kinds doesn't ask for it; a missing
+            bbox is taken from the segmentation.
         kinds: of "bbox" and "segm", which to score.
         image_ids: pictures to score, by default all of the annotations. Results of others are
             left out.
 
     Returns:
-        {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100": float in
-        0..1, "per_class": {category name: AP}}}. None stands where there is no ground truth
-        (of this size or class) and thus no score.
+        {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
+        "ARl": float in 0..1, "per_class": {category name: AP}}}. None stands where there is no
+        ground truth (of this size or class) and thus no score. The size of a detection is
+        that of its mask for "segm", that of its box for "bbox".
 
     Raises:
         ValueError: if a result, or image_ids, refers to a picture or category that the
-            annotations don't have, a kind is unknown, or a result lacks what a kind needs.
+            annotations don't have, a kind is unknown, a score is no finite number, or a result
+            lacks what a kind needs.
     """
-    from pycocotools.coco import COCO
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(os.fspath(annotations)) if not isinstance(annotations, COCO) else annotations
-        images = sorted(truth.imgs) if image_ids is None else list(image_ids)
-        _check_known("image_ids", images, truth.imgs)
-        _check_known("image_id of results", [r["image_id"] for r in results], truth.imgs)
-        _check_known("category_id of results", [r["category_id"] for r in results], truth.cats)
-        wanted = set(images)
-        results = [r for r in results if r["image_id"] in wanted]
-        return {kind: _score(truth, results, kind, images) for kind in kinds}
-
-
-def _check_known(name, ids, known):
-    unknown = sorted(set(ids) - set(known), key=str)
-    if unknown:
-        raise ValueError(
-            f"{name} has {len(unknown)} ids that the annotations don't have, such as "
-            f"{unknown[:5]}; theirs are like {sorted(known)[:5]}. Pass the annotations that the "
-            "results were made for"
-        )
-
-
-def _score(truth, results, kind, image_ids):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    if kind not in ("bbox", "segm"):
-        raise ValueError(f"kinds has {kind!r}; use 'bbox' and 'segm'")
-    found = COCO()  # By hand, as COCO.loadRes fails on an empty list and changes its input.
-    found.dataset = {
-        "images": list(truth.imgs.values()),
-        "categories": list(truth.cats.values()),
-        "annotations": [_detection(truth, r, kind, i + 1) for i, r in enumerate(results)],
-    }
-    found.createIndex()
-    scoring = COCOeval(truth, found, kind)
-    scoring.params.imgIds = image_ids
-    scoring.evaluate()
-    scoring.accumulate()
-    scoring.summarize()
-    scores = dict(zip(_STATS, map(_score_or_none, scoring.stats), strict=False))
-
-    # [IoU thresholds, recalls, classes, all sizes, 100 detections]
-    precision = scoring.eval["precision"][:, :, :, 0, -1]
-    scores["per_class"] = {
-        truth.cats[category]["name"]: _score_or_none(precision[:, :, k].mean())
-        for k, category in enumerate(scoring.params.catIds)
-    }
+    truth = read_truth(annotations, image_ids)
+    detections = read_results(truth, results, masks="segm" in kinds)
+    views = make_views(truth, subsets=False)
+    scores = {}
+    for kind in kinds:
+        overlaps = compute_overlaps(truth, detections, kind)
+        found = accumulate(match(truth, detections, kind, views, overlaps))
+        per_class = [mean(found.precision[:, :, k, 0]) for k in range(len(truth.names))]
+        scores[kind] = summary(found) | {
+            "per_class": dict(zip(truth.names, per_class, strict=True))
+        }
     return scores
-
-
-def _score_or_none(value):
-    return None if value < 0 else float(value)
-
-
-def _detection(truth, result, kind, number):
-    """One result as an annotation of pycocotools, with its area in the sense of `kind`."""
-    from pycocotools import mask as rle_tools
-
-    needed = "segmentation" if kind == "segm" or "bbox" not in result else "bbox"
-    if needed not in result:
-        raise ValueError(
-            f"result {number - 1} has no {needed!r}, which {kind!r} needs; add it or leave "
-            f"{kind!r} out of kinds"
-        )
-    detection = {k: result[k] for k in ("image_id", "category_id", "score", needed)}
-    if needed == "segmentation":
-        rle = truth.annToRLE(detection)
-        # Sizes of masks go by the mask, not by the box that may come along.
-        detection.update(segmentation=rle, area=float(rle_tools.area(rle)))
-        detection["bbox"] = [float(v) for v in rle_tools.toBbox(rle)]
-    if kind == "bbox":
-        detection["area"] = float(detection["bbox"][2] * detection["bbox"][3])
-    return detection | {"id": number, "iscrowd": 0}

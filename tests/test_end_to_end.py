@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -183,10 +184,28 @@ def test_inference_needs_no_plotting_libraries(checkpoint, tmp_path):
     assert not {"cv2", "imgaug", "matplotlib", "matplotlib.pyplot"} & set(loaded)
 
 
-def test_evaluate_command(checkpoint, data):
-    printed = run("model.py", "evaluate", "--weights", checkpoint, "--data", data)
+def test_evaluate_command(checkpoint, data, tmp_path):
+    options = ["--data", data, "--resamples", 10]
+    first = ["--weights", checkpoint, "--report", tmp_path / "a"]
+    printed = run("model.py", "evaluate", *options, *first)
     assert re.search(r"box +AP \d\.\d+  AP50 \d\.\d+  AP75", printed)
-    assert re.search(r"mask AP trousers +n/a", printed)
+    assert re.search(r"trousers +0 +n/a +n/a +n/a", printed)
+    # The results it kept give the same numbers again.
+    again = ["--results", tmp_path / "a" / "results.json", "--report", tmp_path / "b"]
+    run("model.py", "evaluate", *options, *again)
+    a, b = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab")
+    assert a["run"]["weights"] == str(checkpoint) and b["run"]["weights"] is None
+    assert a["box"] == b["box"] and a["mask"] == b["mask"] and a["confusion"] == b["confusion"]
+
+
+def test_evaluate_goes_on_past_a_broken_picture(checkpoint, data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data / "validation", copy / "validation")
+    shutil.copy(data / "validation_coco.json", copy)
+    (copy / "validation" / "image" / "000102.jpg").write_bytes(b"no picture")
+    options = ["--weights", checkpoint, "--report", tmp_path / "report", "--resamples", 0]
+    printed = run("model.py", "evaluate", "--data", copy, *options, status=3)
+    assert "000102.jpg failed" in printed and (tmp_path / "report" / "report.html").exists()
 
 
 def test_inference_refuses_random_layers(checkpoint, tmp_path):

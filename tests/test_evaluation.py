@@ -209,9 +209,9 @@ def test_coco_scores_of_perfect_results(annotations, capsys):
     for kind in ("bbox", "segm"):
         found = scores[kind]
         assert found.pop("per_class") == pytest.approx({"shirt": 1, "skirt": 1, "vest": None})
-        assert found.pop("APl") is None  # no large garment
+        assert found.pop("APl") is found.pop("ARl") is None  # no large garment
         assert found.pop("AR1") == pytest.approx(1)
-        names = ("AP", "AP50", "AP75", "APs", "APm", "AR10", "AR100")
+        names = ("AP", "AP50", "AP75", "APs", "APm", "AR10", "AR100", "ARs", "ARm")
         assert found == pytest.approx(dict.fromkeys(names, 1))
 
 

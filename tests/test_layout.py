@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
-    1: ["config", "boxes", "classes", "files", "schedules", "shapes", "policy"],
+    1: ["config", "boxes", "classes", "files", "schedules", "shapes", "policy", "coco_data"],
     2: [
         "image",
         "tensor_ops",
@@ -20,6 +20,7 @@ RANKS = {
         "html",
         "deepfashion2",
         "coco_json",
+        "coco_eval",
         "demo_garments",
         "demo_drawing",
         "distribution",
@@ -39,6 +40,8 @@ RANKS = {
         "conversion",
         "coco_statistics",
         "demo",
+        "bootstrap",
+        "diagnosis",
     ],
     4: [
         "samples",
@@ -49,9 +52,10 @@ RANKS = {
         "inspection",
         "checkpoints",
         "preflight",
+        "metrics",
     ],
-    5: ["loader", "network", "sources", "trainer"],
-    6: ["data", "preview", "training"],
+    5: ["loader", "network", "sources", "trainer", "eval_plots", "eval_pictures"],
+    6: ["data", "preview", "training", "report"],
     7: ["runner"],
     8: ["model"],
     9: ["utils", "parallel_model"],
@@ -68,6 +72,14 @@ LIGHT = [
     "drawing",
     "visualize",
     "evaluation",
+    "coco_data",
+    "coco_eval",
+    "bootstrap",
+    "diagnosis",
+    "metrics",
+    "eval_plots",
+    "eval_pictures",
+    "report",
     "inference",
     "data",
     "loader",
@@ -118,7 +130,9 @@ def test_light_modules_import_nothing_heavy(name):
     assert not HEAVY & set(result.stdout.split())
 
 
-@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["inference", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["train", "--help"], ["inference", "--help"], ["evaluate", "--help"]]
+)
 def test_help_needs_no_tensorflow(command):
     code = (
         "import sys, model\n"
