@@ -15,7 +15,7 @@ RANKS = {
     3: ["dataset", "targets", "backbone", "rpn", "roi", "drawing", "evaluation", "runs"],
     4: ["samples", "heads", "visualize", "weights", "inference"],
     5: ["data", "network", "sources"],
-    6: ["training"],
+    6: ["training", "detection"],
     7: ["model"],
     8: ["utils", "parallel_model"],
 }
