@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 def build_parser():
     """The command line; no TensorFlow is loaded for it."""
-    show = argparse.ArgumentDefaultsHelpFormatter
+    show = _Help
     parser = argparse.ArgumentParser(prog="model.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -65,12 +65,10 @@ def build_parser():
     train.set_defaults(run=run_train)
 
     inference = commands.add_parser(
-        "inference", help="find garments in a folder of pictures", formatter_class=show
+        "inference", help="find garments in pictures or a video", formatter_class=show
     )
     _add_weights(inference)
-    inference.add_argument("--input_folder", type=Path, default=Path("input_folder"))
-    inference.add_argument("--output_folder", type=Path, default=Path("output_folder"))
-    inference.add_argument("--min_score", type=float, help="of a detection, 0 to 1; the model's")
+    _add_inference(inference)
     inference.set_defaults(run=run_inference)
 
     evaluate = commands.add_parser(
@@ -91,6 +89,15 @@ def build_parser():
     return parser
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, but not that nothing is given or a switch is off."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def _add_data(command):
     command.add_argument(
         "--data",
@@ -104,6 +111,63 @@ def _add_data(command):
         help="folder of the COCO files that convert_to_coco.py wrote; --data if not given",
     )
     command.add_argument("--limit", type=_positive, help="use the first pictures only")
+
+
+def _add_inference(command):
+    from mrcnn.writers import DEFAULT, FORMATS
+
+    group = command.add_argument_group("what is processed")
+    group.add_argument(
+        "--input_folder",
+        "--input",
+        default="input_folder",
+        help="a folder, a picture, a pattern in quotes, or a .txt file of paths",
+    )
+    group.add_argument("--recursive", action="store_true", help="take sub-folders too")
+    group.add_argument("--video", metavar="PATH", help="a video file instead, or 0 for a webcam")
+    group.add_argument("--max_pixels", type=_positive, help="refuse larger pictures; 179 million")
+
+    group = command.add_argument_group("what is found")
+    group.add_argument("--min_score", type=float, help="of a detection, 0 to 1; the model's")
+    group.add_argument(
+        "--max_detections", type=_positive, help="the best of each picture; the model's"
+    )
+    group.add_argument("--classes", type=_words, help="keep these only, such as trousers,skirt")
+    group.add_argument(
+        "--agnostic_nms", action="store_true", help="one class for each garment, the best"
+    )
+    group.add_argument("--tta", action="store_true", help="look at the mirror image too (slower)")
+    group.add_argument(
+        "--refine", action="store_true", help="fit masks to edges in the picture (slower)"
+    )
+    group.add_argument(
+        "--exclusive_masks", action="store_true", help="leave no pixel to two garments"
+    )
+
+    group = command.add_argument_group("what is written")
+    group.add_argument("--output_folder", type=Path, default=Path("output_folder"))
+    group.add_argument(
+        "--save",
+        type=_words,
+        default=",".join(DEFAULT),
+        help="some of overlay,json,csv,masks,cutouts,html",
+    )
+    group.add_argument("--overlay_format", choices=FORMATS, default="png")
+    group.add_argument("--legend", action="store_true", help="name the classes in a corner")
+    group.add_argument("--pad", type=int, default=0, help="pixels around each cut-out")
+    group.add_argument(
+        "--resume", action="store_true", help="keep complete results of unchanged pictures"
+    )
+    group.add_argument("--strict", action="store_true", help="stop at the first failure")
+
+    group = command.add_argument_group("how it is computed")
+    group.add_argument("--batch_size", type=_positive, help="4 up to --size 640, else 1")
+    group.add_argument("--size", type=int, help="of the network's input, times 64; the model's")
+    group.add_argument("--device", help="cpu, gpu:0, ...; TensorFlow's choice")
+
+
+def _words(text):
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _add_weights(command):
@@ -301,17 +365,60 @@ def load_detector(args, **overrides):
 
 
 def run_inference(args):
-    """Finds garments in a folder of pictures; returns the exit status."""
-    from mrcnn.inference import list_images, run_folder
+    """Finds garments in pictures or a video; returns the exit status."""
+    from mrcnn.inference import run_pictures
+    from mrcnn.listing import list_pictures
+    from mrcnn.reading import MAX_PIXELS
+    from mrcnn.video import load_av, run_video
+    from mrcnn.writers import Outputs
 
-    if not args.input_folder.is_dir():
-        raise UsageError(f"no folder {args.input_folder}; make it and put pictures in")
-    if not list_images(args.input_folder):
-        raise UsageError(f"no picture in {args.input_folder}; put .jpg or .png files in")
-    overrides = {} if args.min_score is None else {"DETECTION_MIN_CONFIDENCE": args.min_score}
-    model = load_detector(args, **overrides)
-    summary = run_folder(model, args.input_folder, args.output_folder, model.class_names)
+    # What can be wrong without TensorFlow is found before its seconds have passed.
+    outputs = Outputs(args.save, args.overlay_format, args.legend, args.pad)
+    if args.video is None:
+        list_pictures(args.input_folder, args.recursive)
+    else:
+        load_av()
+    predictor = load_predictor(args)
+    if args.video is not None:
+        run_video(predictor, args.video, args.output_folder, outputs)
+        return 0
+    summary = run_pictures(
+        predictor,
+        args.input_folder,
+        args.output_folder,
+        outputs,
+        recursive=args.recursive,
+        resume=args.resume,
+        strict=args.strict,
+        max_pixels=args.max_pixels or MAX_PIXELS,
+    )
+    if summary.stopped == "interrupted":
+        return 130
     return 3 if summary.failures else 0  # 3: done, but for some pictures
+
+
+def load_predictor(args):
+    """The `Predictor` that the inference command's options ask for."""
+    import_tensorflow()
+    from mrcnn.predictor import Predictor
+
+    predictor = Predictor.load(
+        args.weights,
+        size=args.size,
+        precision=args.precision,
+        min_score=args.min_score,
+        max_detections=args.max_detections,
+        device=args.device,
+        batch_size=args.batch_size,
+        classes=args.classes,
+        tta=args.tta,
+        agnostic_nms=args.agnostic_nms,
+        exclusive_masks=args.exclusive_masks,
+        refine=args.refine,
+    )
+    config = predictor.model.config
+    print(f"Weights: {predictor.weights} ({config.BACKBONE}, {config.NUM_CLASSES - 1} classes)")
+    return predictor
 
 
 def run_evaluate(args):
@@ -340,11 +447,12 @@ def run_evaluate(args):
 
 
 def main(argv=None):
-    """Runs one command. Returns 0, or 2 for what the user can put right, 3 if pictures failed."""
+    """Runs one command. Returns 0, or 2 for what the user can put right, 3 if pictures failed, 130
+    if Ctrl-C ended it early."""
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (UsageError, OSError, ValueError) as error:
+    except (UsageError, OSError, ValueError, ImportError) as error:
         if os.environ.get("MRCNN_TRACEBACK"):
             raise
         print(f"model.py {args.command}: {error}", file=sys.stderr)

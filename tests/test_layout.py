@@ -10,14 +10,36 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
-    1: ["config", "boxes", "classes", "files"],
-    2: ["image", "tensor_ops", "augmentation", "clothing", "layers", "html"],
-    3: ["dataset", "targets", "backbone", "rpn", "roi", "drawing", "evaluation", "runs"],
-    4: ["samples", "heads", "visualize", "weights", "inference"],
-    5: ["data", "network", "sources"],
+    1: ["config", "boxes", "classes", "files", "reading"],
+    2: [
+        "listing",
+        "colors",
+        "refine",
+        "tables",
+        "image",
+        "tensor_ops",
+        "augmentation",
+        "clothing",
+        "layers",
+        "html",
+    ],
+    3: [
+        "results",
+        "records",
+        "dataset",
+        "targets",
+        "backbone",
+        "rpn",
+        "roi",
+        "drawing",
+        "evaluation",
+        "runs",
+    ],
+    4: ["samples", "heads", "visualize", "weights", "writers", "gallery"],
+    5: ["data", "network", "sources", "inference", "video"],
     6: ["training", "detection"],
     7: ["model"],
-    8: ["utils", "parallel_model"],
+    8: ["utils", "parallel_model", "predictor"],
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 LIGHT = [
@@ -31,6 +53,9 @@ LIGHT = [
     "visualize",
     "evaluation",
     "inference",
+    "writers",
+    "gallery",
+    "video",
     "data",
 ]
 HEAVY = {"tensorflow", "keras", "imgaug", "cv2", "matplotlib.pyplot", "torch"}
