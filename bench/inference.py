@@ -20,7 +20,6 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-START = time.perf_counter()
 
 import numpy as np
 
@@ -29,6 +28,8 @@ from mrcnn.inference import run_pictures
 from mrcnn.listing import list_pictures
 from mrcnn.reading import read_image
 from mrcnn.writers import DEFAULT, Outputs
+
+START = time.perf_counter()
 
 
 def make_predictor(args):

@@ -117,40 +117,54 @@ def draw_instances(image, boxes, masks, class_ids, class_names, scores=None):
 
     texts = label_texts(class_ids, class_names, scores)
     canvas = Image.fromarray(np.ascontiguousarray(image))
-    _draw(canvas, boxes, None if masks is None else crop, class_colors(class_ids), texts)
+    colors = class_colors(class_ids)
+    _draw(canvas, boxes, None if masks is None else crop, colors)
+    _paste_labels(canvas, [(boxes[i], texts[i], colors[i]) for i in _order(boxes)])
     return np.array(canvas)
 
 
-def draw_result(result, legend=False):
-    """`draw_instances` for a `results.Result`, without its masks at full size.
+def draw_shapes(result):
+    """A picture with fills, outlines and boxes of its garments, as yet without labels.
 
     Args:
-        result: `results.Result`.
-        legend: name the classes in a corner too, each beside its colour.
+        result: `results.Result`; its masks at full size are not needed.
 
     Returns:
         PIL picture of mode RGB.
     """
-    texts = label_texts(result.class_ids, result.class_names, result.scores)
     canvas = Image.fromarray(np.ascontiguousarray(result.image))
-    _draw(canvas, result.boxes, result.crop, class_colors(result.class_ids), texts)
-    if legend and len(result):
-        _paste_legend(canvas, sorted({int(i) for i in result.class_ids}), result.class_names)
+    _draw(canvas, result.boxes, result.crop, class_colors(result.class_ids))
     return canvas
 
 
-def _draw(canvas, boxes, crop, colors, texts):
-    """Draws into a canvas; boxes [N, 4] int within it, crop(i) the mask in box i, or None."""
+def draw_labels(canvas, result, legend=False):
+    """Adds the labels to what `draw_shapes` gave, in place.
+
+    Args:
+        legend: name the classes in a corner too, each on its colour.
+    """
+    texts = label_texts(result.class_ids, result.class_names, result.scores)
+    colors = class_colors(result.class_ids)
+    _paste_labels(canvas, [(result.boxes[i], texts[i], colors[i]) for i in _order(result.boxes)])
+    if legend and len(result):
+        _paste_legend(canvas, sorted({int(i) for i in result.class_ids}), result.class_names)
+
+
+def _order(boxes):
+    """Row numbers of boxes [N, 4] int that have an area, the largest first."""
     areas = (boxes[:, 2:] - boxes[:, :2]).clip(0).astype(np.int64).prod(axis=1)
-    order = [i for i in np.argsort(-areas, kind="stable") if areas[i]]
+    return [i for i in np.argsort(-areas, kind="stable") if areas[i]]
+
+
+def _draw(canvas, boxes, crop, colors):
+    """Draws into a canvas; boxes [N, 4] int within it, crop(i) the mask in box i, or None."""
     width = max(1, round(max(canvas.size) / 500))
     pen = ImageDraw.Draw(canvas)
-    for i in order:
+    for i in _order(boxes):
         y1, x1, y2, x2 = map(int, boxes[i])
         if crop is not None:
             paste_mask(canvas, crop(i), (x1, y1), colors[i], width)
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colors[i], width=width)
-    _paste_labels(canvas, [(boxes[i], texts[i], colors[i]) for i in order])
 
 
 def _paste_legend(canvas, class_ids, class_names):

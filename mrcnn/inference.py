@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mrcnn.classes import check_names
 from mrcnn.gallery import write_gallery
 from mrcnn.listing import Picture, list_pictures
-from mrcnn.reading import MAX_PIXELS, ImageError, no_size_warnings, read_image
+from mrcnn.reading import MAX_PIXELS, ImageError, quiet_pillow, read_image
 from mrcnn.records import Records, source_state
 from mrcnn.results import to_coco_results as to_coco_results  # from here too
 from mrcnn.tables import writable, write_failures, write_tables
@@ -135,7 +135,7 @@ def run_pictures(
         unit="picture",
         disable=not progress,
     )
-    with bar, no_size_warnings():
+    with bar, quiet_pillow():
         pipeline = _Pipeline(predictor, records, outputs, max_pixels, bar, strict)
         try:
             pipeline.run(todo)
@@ -293,7 +293,8 @@ class _Pipeline:
 
     def _fail(self, job, error):
         text = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
-        # A reason of many lines (TensorFlow's) would tear the table apart.
+        # The file stands beside it; a reason of many lines would tear the table apart.
+        text = text.removeprefix(f"{job.picture.path} ")
         reason = writable(" ".join(text.split()))
         self.failures.append((writable(job.picture.name), reason))
         self._records.discard(job.picture)

@@ -78,12 +78,14 @@ def is_picture(path):
 
 
 @contextmanager
-def no_size_warnings():
-    """Pillow's warning of large pictures is off within; `read_image` has its own limit.
+def quiet_pillow():
+    """Within, Pillow doesn't warn of odd metadata, nor of large pictures, for which
+    `read_image` has its own limit.
 
     Warning filters belong to the whole process, so this is for the thread that starts others.
     """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 

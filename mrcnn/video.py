@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mrcnn.drawing import draw_result
+from mrcnn.drawing import draw_labels, draw_shapes
 from mrcnn.files import replacing
 from mrcnn.tables import JsonArray
 
@@ -87,7 +87,9 @@ def run_video(predictor, source, output_folder, outputs, progress=True):
             for result in predictor.stream(_frames(container, stream)):
                 frames += 1
                 if writer:
-                    writer.add(draw_result(result, outputs.legend))
+                    drawn = draw_shapes(result)
+                    draw_labels(drawn, result, outputs.legend)
+                    writer.add(drawn)
                 if rows:
                     for row in result.to_coco(frames):
                         rows.add(row)

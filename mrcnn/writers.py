@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mrcnn.colors import color_name
-from mrcnn.drawing import color_for, draw_result
+from mrcnn.drawing import color_for, draw_labels, draw_shapes
 from mrcnn.files import write_atomically
 from mrcnn.html import image_uri
 
@@ -68,11 +68,12 @@ def write_picture(result, output, folder, outputs):
     files: dict[str, bytes] = {}
     thumbnail = None
     if {"overlay", "html"} & set(outputs.save):
-        drawn = draw_result(result, outputs.legend)
-        if "overlay" in outputs.save:
-            files[f"{output}.{outputs.overlay_format}"] = _encoded(drawn, outputs.overlay_format)
-        if "html" in outputs.save:
+        drawn = draw_shapes(result)
+        if "html" in outputs.save:  # before the labels, which nobody could read at this size
             thumbnail = image_uri(drawn, longest=THUMBNAIL, quality=70)
+        if "overlay" in outputs.save:
+            draw_labels(drawn, result, outputs.legend)
+            files[f"{output}.{outputs.overlay_format}"] = _encoded(drawn, outputs.overlay_format)
     if "masks" in outputs.save:
         classes, instances = label_pictures(result)
         files[f"masks/{output}.classes.png"] = _encoded(classes)
