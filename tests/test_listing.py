@@ -60,7 +60,8 @@ def test_a_file_a_pattern_and_a_list(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert names(list_pictures("list.txt")) == expected
     monkeypatch.chdir(tmp_path / "one")
-    assert names(list_pictures(tmp_path / "list.txt")) == expected
+    found = [p.path for p in list_pictures(tmp_path / "list.txt").pictures if p.path.exists()]
+    assert found == [tmp_path / "one" / "a.jpg", tmp_path / "two" / "a.jpg"]
 
 
 def test_nothing_there(tmp_path):

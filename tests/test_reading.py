@@ -171,7 +171,7 @@ def test_heic_is_read_or_says_what_it_needs(tmp_path):
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
     path = saved(tmp_path, Image.new("L", (40, 30)))
-    path.write_bytes(path.read_bytes()[:60])  # the header, and nothing to decode
+    path.write_bytes(path.read_bytes()[:45])  # the header, and nothing to decode
     with pytest.raises(reading.ImageError, match="40 x 30 pixels, more than the 1,000 that"):
         reading.read_image(path, max_pixels=1000)
     with pytest.raises(reading.ImageError, match="truncated|broken"):
