@@ -79,6 +79,15 @@ def test_paths_and_arrays(predictor, pictures, tmp_path):
         predictor([np.zeros((4, 4, 3))])
 
 
+def most_shared(result):
+    """The highest IoU of two masks of a result."""
+    masks = result.masks.reshape(-1, len(result)).astype(float)
+    shared = masks.T @ masks
+    areas = np.diag(shared)
+    iou = shared / (areas[:, None] + areas - shared)
+    return (iou - np.eye(len(result))).max()
+
+
 def test_settings(predictor, pictures):
     from mrcnn.predictor import Predictor
 
@@ -96,7 +105,7 @@ def test_settings(predictor, pictures):
     exclusive = settled(exclusive_masks=True)(pictures[:1])[0]
     assert (plain.masks.sum(axis=2) > 1).any() and (exclusive.masks.sum(axis=2) <= 1).all()
     agnostic = settled(agnostic_nms=True)(pictures[:1])[0]
-    assert 0 < len(agnostic) < len(plain)
+    assert most_shared(agnostic) < 0.5 <= most_shared(plain)
     high = Predictor(predictor.model, min_score=float(plain.scores[1]))(pictures[:1])[0]
     assert len(high) == (plain.scores >= plain.scores[1]).sum()
 
