@@ -458,6 +458,9 @@ def main(argv=None):
         print(f"model.py {args.command}: {error}", file=sys.stderr)
         print("(MRCNN_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"model.py {args.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
