@@ -171,9 +171,10 @@ def _paste_legend(canvas, class_ids, class_names):
     """Class names under each other in the lower left corner."""
     font = _font(canvas)
     tiles = [_label_tile(class_names[i], font, color_for(i)) for i in class_ids]
-    column = Image.new("RGB", (max(t.width for t in tiles), sum(t.height for t in tiles)), "white")
-    top = 0
-    for tile in tiles:
+    size = max(t.width for t in tiles), sum(t.height for t in tiles)
+    column, top = Image.new("RGB", size), 0
+    for tile, class_id in zip(tiles, class_ids, strict=True):
+        column.paste(color_for(class_id), (0, top, column.width, top + tile.height))
         column.paste(tile, (0, top))
         top += tile.height
     column.thumbnail(canvas.size)
