@@ -374,10 +374,11 @@ def run_inference(args):
 
     # What can be wrong without TensorFlow is found before its seconds have passed.
     outputs = Outputs(args.save, args.overlay_format, args.legend, args.pad)
-    if args.video is None:
-        list_pictures(args.input_folder, args.recursive)
-    else:
+    if args.video is not None:
         load_av()
+        args.batch_size = args.batch_size or 1  # each frame is shown as soon as it can be
+    elif len(list_pictures(args.input_folder, args.recursive).pictures) < 4:
+        args.batch_size = args.batch_size or 1  # a batch of four would not get full
     predictor = load_predictor(args)
     if args.video is not None:
         run_video(predictor, args.video, args.output_folder, outputs)
