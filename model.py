@@ -12,9 +12,9 @@ import argparse
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
+from mrcnn.sampling import BALANCES
 from mrcnn.schedules import SCHEDULES, Stage, make_schedule, parse_stages
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 def build_parser():
     """The command line; no TensorFlow is loaded for it."""
-    show = argparse.ArgumentDefaultsHelpFormatter
+    show = _Help
     parser = argparse.ArgumentParser(prog="model.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -31,12 +31,10 @@ def build_parser():
     train.set_defaults(run=run_train)
 
     inference = commands.add_parser(
-        "inference", help="find garments in a folder of pictures", formatter_class=show
+        "inference", help="find garments in pictures or a video", formatter_class=show
     )
     _add_weights(inference)
-    inference.add_argument("--input_folder", type=Path, default=Path("input_folder"))
-    inference.add_argument("--output_folder", type=Path, default=Path("output_folder"))
-    inference.add_argument("--min_score", type=float, help="of a detection, 0 to 1; the model's")
+    _add_inference(inference)
     inference.set_defaults(run=run_inference)
 
     evaluate = commands.add_parser(
@@ -58,6 +56,8 @@ def build_parser():
         default=Path("output_folder/report"),
         help="folder for report.html, metrics.json, metrics.csv, plots, matches.npz, results.json",
     )
+    evaluate.add_argument("--size", type=_positive, help="longer side of the network's input")
+    evaluate.add_argument("--tta", action="store_true", help="look at mirror images too")
     evaluate.add_argument(
         "--compare", type=Path, help="metrics.json of another run on the same pictures"
     )
@@ -96,6 +96,15 @@ def build_parser():
             help="auto takes what the device is fast at",
         )
     return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, but not that nothing is given or a switch is off."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
 
 
 def _add_train(train):
@@ -142,13 +151,41 @@ def _add_train(train):
     add("--ema", type=float, default=0.0, help="keep moving averages of the weights: 0.999, say")
     add("--edge_loss", type=float, default=0.0, help="weight of the mask edges' agreement")
     add("--early_stopping", type=int, default=0, help="epochs without a better one; 0 for never")
+    add(
+        "--best_by",
+        choices=["val_loss", "mask_ap"],
+        default="val_loss",
+        help="what best.h5 is the best by; mask_ap: on 100 pictures of the validation split",
+    )
 
     add = train.add_argument_group("data").add_argument
     add(
-        "--augmentation",
-        choices=["none", "flip", "full", "zoom"],
+        "--augment",
         default="flip",
-        help="full: flip, move, scale, turn, colours; zoom: full, with close-ups among them",
+        help="none, flip, default (flip, move, scale, turn, colours, occlusion, some close-ups), "
+        "zoom (more close-ups), or a Python file that defines `augmentation` with imgaug",
+    )
+    add(
+        "--balance",
+        choices=BALANCES,
+        default="none",
+        help="repeat_factor: pictures of classes that few pictures have come more often",
+    )
+    add("--focus", help="classes whose pictures come more often: long_sleeved_shirt:2,trousers:2")
+    add("--paste", type=_share, default=0.0, help="share of pictures that get garments of others")
+    add(
+        "--paste_data",
+        type=Path,
+        help="folder in DeepFashion2's layout, converted, whose train split they are taken from",
+    )
+    add(
+        "--paste_annotations", type=Path, help="folder of its COCO files; --paste_data if not given"
+    )
+    add(
+        "--preview",
+        type=_positive,
+        metavar="N",
+        help="first draw N augmented pictures: preview.png",
     )
     add("--seed", type=_whole, default=0)
     add("--workers", type=_positive, default=2, help="threads that load pictures")
@@ -156,6 +193,7 @@ def _add_train(train):
     add = train.add_argument_group("run").add_argument
     add("--gpus", type=_positive, default=1, help="devices of this machine that train in step")
     add("--keep", type=_positive, default=3, help="newest checkpoints that stay, besides the best")
+    add("--samples", type=_whole, default=4, help="validation pictures shown in TensorBoard")
     add("--dry_run", action="store_true", help="check data, disk and memory by one step, and stop")
 
 
@@ -174,6 +212,63 @@ def _add_data(command, file_too=""):
     command.add_argument("--limit", type=_positive, help="use the first pictures only")
 
 
+def _add_inference(command):
+    from mrcnn.writers import DEFAULT, FORMATS
+
+    group = command.add_argument_group("what is processed")
+    group.add_argument(
+        "--input_folder",
+        "--input",
+        default="input_folder",
+        help="a folder, a picture, a pattern in quotes, or a .txt file of paths",
+    )
+    group.add_argument("--recursive", action="store_true", help="take sub-folders too")
+    group.add_argument("--video", metavar="PATH", help="a video file instead, or 0 for a webcam")
+    group.add_argument("--max_pixels", type=_positive, help="refuse larger pictures; 179 million")
+
+    group = command.add_argument_group("what is found")
+    group.add_argument("--min_score", type=float, help="of a detection, 0 to 1; the model's")
+    group.add_argument(
+        "--max_detections", type=_positive, help="the best of each picture; the model's"
+    )
+    group.add_argument("--classes", type=_words, help="keep these only, such as trousers,skirt")
+    group.add_argument(
+        "--agnostic_nms", action="store_true", help="one class for each garment, the best"
+    )
+    group.add_argument("--tta", action="store_true", help="look at the mirror image too (slower)")
+    group.add_argument(
+        "--refine", action="store_true", help="fit masks to edges in the picture (slower)"
+    )
+    group.add_argument(
+        "--exclusive_masks", action="store_true", help="leave no pixel to two garments"
+    )
+
+    group = command.add_argument_group("what is written")
+    group.add_argument("--output_folder", type=Path, default=Path("output_folder"))
+    group.add_argument(
+        "--save",
+        type=_words,
+        default=",".join(DEFAULT),
+        help="some of overlay,json,csv,masks,cutouts,html",
+    )
+    group.add_argument("--overlay_format", choices=FORMATS, default="png")
+    group.add_argument("--legend", action="store_true", help="name the classes in a corner")
+    group.add_argument("--pad", type=int, default=0, help="pixels around each cut-out")
+    group.add_argument(
+        "--resume", action="store_true", help="keep complete results of unchanged pictures"
+    )
+    group.add_argument("--strict", action="store_true", help="stop at the first failure")
+
+    group = command.add_argument_group("how it is computed")
+    group.add_argument("--batch_size", type=_positive, help="4 up to --size 640, else 1")
+    group.add_argument("--size", type=int, help="of the network's input, times 64; the model's")
+    group.add_argument("--device", help="cpu, gpu:0, ...; TensorFlow's choice")
+
+
+def _words(text):
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def _add_weights(command):
     command.add_argument(
         "--weights", default="weights", help="a file, a folder (its newest .h5), or coco"
@@ -184,6 +279,13 @@ def _positive(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {value}; give 1 or more")
+    return value
+
+
+def _share(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {value}; give 0 to 1")
     return value
 
 
@@ -274,6 +376,7 @@ def run_train(args):
         raise UsageError(f"--batch_size {args.batch_size} is no multiple of --gpus {args.gpus}")
     train_set = load_split(args, "train")
     val_set = load_split(args, "validation")
+    augmentation = _augmentation(args)
     import_tensorflow()
     from mrcnn.clothing import CONFIGS
     from mrcnn.model import MaskRCNN
@@ -298,7 +401,7 @@ def run_train(args):
     try:
         for stage in stages:
             if model.epoch < stage.until:
-                _train_stage(args, model, (train_set, val_set), stage, stages)
+                _train_stage(args, model, (train_set, val_set), stage, stages, augmentation)
                 if args.dry_run:
                     print("Nothing was trained, as asked for.")
                     return 0
@@ -312,7 +415,7 @@ def run_train(args):
     return 0
 
 
-def _train_stage(args, model, datasets, stage, stages):
+def _train_stage(args, model, datasets, stage, stages, augmentation):
     rate = args.lr / stage.divisor
     schedule = make_schedule(
         args.lr_schedule,
@@ -326,7 +429,7 @@ def _train_stage(args, model, datasets, stage, stages):
         rate,
         stage.until,
         stage.layers,
-        augmentation=_augmentation(args.augmentation),
+        augmentation=augmentation,
         schedule=schedule,
         seed=args.seed,
         workers=args.workers,
@@ -336,6 +439,9 @@ def _train_stage(args, model, datasets, stage, stages):
         tensorboard=True,
         check=True,
         dry_run=args.dry_run,
+        preview=args.preview or 0,
+        **_judged(args, model, datasets[1]),
+        loader=_loader_options(args, datasets[0]),
         facts={"arguments": {k: str(v) for k, v in vars(args).items() if k != "run"}},
     )
 
@@ -379,58 +485,104 @@ def _resume(model, folder):
         return path
 
 
-def _augmentation(kind):
-    if kind == "none":
-        return None
-    import imgaug.augmenters as iaa
+def _augmentation(args):
+    """What --augment and --paste ask for."""
+    from dataclasses import replace
 
-    from mrcnn.data import default_augmentation
+    from mrcnn.augmentation import make_augmentation
+    from mrcnn.policy import Policy
 
-    if kind == "flip":
-        return iaa.Fliplr(0.5)
-    return default_augmentation(zoom=0.4 if kind == "zoom" else 0.0)
+    augmentation = make_augmentation(args.augment)
+    if not args.paste:
+        return augmentation
+    if not isinstance(augmentation, Policy):
+        raise UsageError(f"--paste goes with --augment default or zoom, not {args.augment}")
+    other = None
+    if args.paste_data:
+        folders = {"data": args.paste_data, "annotations": args.paste_annotations, "limit": None}
+        other = load_split(argparse.Namespace(**folders), "train")
+    return replace(augmentation, paste=args.paste, paste_from=other)
 
 
-def load_detector(args, **overrides):
-    """The `MaskRCNN` of a weights file, ready to detect, one picture a batch.
+def _judged(args, model, dataset):
+    """Options of `MaskRCNN.train` that need a detector beside the model in training."""
+    by_ap = args.best_by == "mask_ap"
+    if by_ap and model.cluster.workers > 1:
+        raise UsageError("--best_by mask_ap works in one process only; leave it out here")
+    if not (by_ap or args.samples) or not model.cluster.is_chief:
+        return {}
+    from mrcnn.judge import Judge
 
-    Raises:
-        UsageError: if some layer would be left at random.
-    """
-    import_tensorflow()
-    from mrcnn import sources, weights
-    from mrcnn.model import MaskRCNN
+    judge = Judge(model, dataset, split_files(args, "validation")[0], seed=args.seed)
+    options: dict = {"samples": lambda: judge.samples(args.samples)} if args.samples else {}
+    if by_ap:
+        options |= {"score": judge.mask_ap, "score_name": "mask_ap"}
+    return options
 
-    path = sources.find_weights(args.weights)
-    info = weights.inspect(path)
-    config = sources.config_for(
-        info, IMAGES_PER_GPU=1, GPU_COUNT=1, COMPUTE_DTYPE=args.precision, **overrides
-    )
-    model = MaskRCNN("inference", config, "logs")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of random layers: they end the command below
-        model.load_weights(path, by_name=True)
-    if model.random_layers:
-        raise UsageError(
-            f"{path} has no weights for these layers, so results would be random: "
-            f"{', '.join(model.random_layers)}\nGive a file of the whole model."
-        )
-    print(f"Weights: {path} ({config.BACKBONE}, {config.NUM_CLASSES - 1} classes)")
-    return model
+
+def _loader_options(args, train_set):
+    from mrcnn.sampling import image_weights
+
+    weights = image_weights(train_set, args.balance, focus=args.focus)
+    return {"repeat_factors": None if (weights == 1).all() else weights}
 
 
 def run_inference(args):
-    """Finds garments in a folder of pictures; returns the exit status."""
-    from mrcnn.inference import list_images, run_folder
+    """Finds garments in pictures or a video; returns the exit status."""
+    from mrcnn.inference import run_pictures
+    from mrcnn.listing import list_pictures
+    from mrcnn.reading import MAX_PIXELS
+    from mrcnn.video import load_av, run_video
+    from mrcnn.writers import Outputs
 
-    if not args.input_folder.is_dir():
-        raise UsageError(f"no folder {args.input_folder}; make it and put pictures in")
-    if not list_images(args.input_folder):
-        raise UsageError(f"no picture in {args.input_folder}; put .jpg or .png files in")
-    overrides = {} if args.min_score is None else {"DETECTION_MIN_CONFIDENCE": args.min_score}
-    model = load_detector(args, **overrides)
-    summary = run_folder(model, args.input_folder, args.output_folder, model.class_names)
+    # What can be wrong without TensorFlow is found before its seconds have passed.
+    outputs = Outputs(args.save, args.overlay_format, args.legend, args.pad)
+    if args.video is not None:
+        load_av()
+        args.batch_size = args.batch_size or 1  # each frame is shown as soon as it can be
+    elif len(list_pictures(args.input_folder, args.recursive).pictures) < 4:
+        args.batch_size = args.batch_size or 1  # a batch of four would not get full
+    predictor = load_predictor(args)
+    if args.video is not None:
+        run_video(predictor, args.video, args.output_folder, outputs)
+        return 0
+    summary = run_pictures(
+        predictor,
+        args.input_folder,
+        args.output_folder,
+        outputs,
+        recursive=args.recursive,
+        resume=args.resume,
+        strict=args.strict,
+        max_pixels=args.max_pixels or MAX_PIXELS,
+    )
+    if summary.stopped == "interrupted":
+        return 130
     return 3 if summary.failures else 0  # 3: done, but for some pictures
+
+
+def load_predictor(args):
+    """The `Predictor` that the inference command's options ask for."""
+    import_tensorflow()
+    from mrcnn.predictor import Predictor
+
+    predictor = Predictor.load(
+        args.weights,
+        size=args.size,
+        precision=args.precision,
+        min_score=args.min_score,
+        max_detections=args.max_detections,
+        device=args.device,
+        batch_size=args.batch_size,
+        classes=args.classes,
+        tta=args.tta,
+        agnostic_nms=args.agnostic_nms,
+        exclusive_masks=args.exclusive_masks,
+        refine=args.refine,
+    )
+    config = predictor.model.config
+    print(f"Weights: {predictor.weights} ({config.BACKBONE}, {config.NUM_CLASSES - 1} classes)")
+    return predictor
 
 
 def run_evaluate(args):
@@ -488,22 +640,39 @@ def _annotations(args):
 
 
 def predict(args, dataset):
-    """Yields (image id of the annotations, COCO results, None), or (file, None, why it failed)."""
+    """Yields (image id of the annotations, COCO results, None), or (file, None, why it failed).
+
+    The predictor is that of the inference command.
+    """
     from tqdm import tqdm
 
-    from mrcnn.inference import to_coco_results
+    import_tensorflow()
+    from mrcnn.predictor import Predictor
 
     # AP ranks all detections: none may be cut off by the threshold for drawing.
-    model = load_detector(args, DETECTION_MIN_CONFIDENCE=0.05)
-    _check_classes(model.class_names, dataset)
+    predictor = Predictor.load(
+        args.weights, size=args.size, precision=args.precision, min_score=0.05, tta=args.tta
+    )
+    print(f"Weights: {predictor.weights}")
+    _check_classes(predictor.class_names, dataset)
+    waiting: list = []
     for image_id in tqdm(dataset.image_ids, args.split):
         info = dataset.image_info[image_id]
         try:
-            image = dataset.load_image(image_id)
+            waiting.append((info["id"], dataset.load_image(image_id)))
         except (OSError, ValueError) as error:
             yield Path(info["path"]).name, None, str(error)
-            continue
-        yield info["id"], to_coco_results(info["id"], model.detect([image])[0]), None
+        if len(waiting) == predictor.batch_size:
+            yield from _predictions(predictor, waiting)
+            waiting = []
+    if waiting:
+        yield from _predictions(predictor, waiting)
+
+
+def _predictions(predictor, pictures):
+    ids, images = zip(*pictures, strict=True)
+    for image_id, result in zip(ids, predictor(images), strict=True):
+        yield image_id, result.to_coco(image_id), None
 
 
 def _check_classes(names, dataset):
@@ -558,16 +727,20 @@ def run_inspect(args):
 
 
 def main(argv=None):
-    """Runs one command. Returns 0, or 2 for what the user can put right, 3 if pictures failed."""
+    """Runs one command. Returns 0, or 2 for what the user can put right, 3 if pictures failed, 130
+    if Ctrl-C ended it early."""
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)
-    except (UsageError, OSError, ValueError) as error:
+    except (UsageError, OSError, ValueError, ImportError) as error:
         if os.environ.get("MRCNN_TRACEBACK"):
             raise
         print(f"model.py {args.command}: {error}", file=sys.stderr)
         print("(MRCNN_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"model.py {args.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

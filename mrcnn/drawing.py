@@ -109,21 +109,76 @@ def draw_instances(image, boxes, masks, class_ids, class_names, scores=None):
             f"draw_instances() got an image of {image.dtype} {image.shape}; pass [H, W, 3] uint8"
         )
     boxes = checked_boxes(image, boxes, masks, class_ids=class_ids, scores=scores)
-    texts = label_texts(class_ids, class_names, scores)
-    colors = class_colors(class_ids)
     boxes = whole_boxes(boxes, image.shape)
-    areas = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
-    order = [i for i in np.argsort(-areas, kind="stable") if areas[i]]
-    width = max(1, round(max(image.shape[:2]) / 500))
+
+    def crop(i):
+        y1, x1, y2, x2 = boxes[i]
+        return masks[y1:y2, x1:x2, i]
+
+    texts = label_texts(class_ids, class_names, scores)
     canvas = Image.fromarray(np.ascontiguousarray(image))
-    pen = ImageDraw.Draw(canvas)
-    for i in order:
-        y1, x1, y2, x2 = map(int, boxes[i])
-        if masks is not None:
-            paste_mask(canvas, masks[y1:y2, x1:x2, i], (x1, y1), colors[i], width)
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colors[i], width=width)
-    _paste_labels(canvas, [(boxes[i], texts[i], colors[i]) for i in order])
+    colors = class_colors(class_ids)
+    _draw(canvas, boxes, None if masks is None else crop, colors)
+    _paste_labels(canvas, [(boxes[i], texts[i], colors[i]) for i in _order(boxes)])
     return np.array(canvas)
+
+
+def draw_shapes(result):
+    """A picture with fills, outlines and boxes of its garments, as yet without labels.
+
+    Args:
+        result: `results.Result`; its masks at full size are not needed.
+
+    Returns:
+        PIL picture of mode RGB.
+    """
+    canvas = Image.fromarray(np.ascontiguousarray(result.image))
+    _draw(canvas, result.boxes, result.crop, class_colors(result.class_ids))
+    return canvas
+
+
+def draw_labels(canvas, result, legend=False):
+    """Adds the labels to what `draw_shapes` gave, in place.
+
+    Args:
+        legend: name the classes in a corner too, each on its colour.
+    """
+    texts = label_texts(result.class_ids, result.class_names, result.scores)
+    colors = class_colors(result.class_ids)
+    _paste_labels(canvas, [(result.boxes[i], texts[i], colors[i]) for i in _order(result.boxes)])
+    if legend and len(result):
+        _paste_legend(canvas, sorted({int(i) for i in result.class_ids}), result.class_names)
+
+
+def _order(boxes):
+    """Row numbers of boxes [N, 4] int that have an area, the largest first."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).clip(0).astype(np.int64).prod(axis=1)
+    return [i for i in np.argsort(-areas, kind="stable") if areas[i]]
+
+
+def _draw(canvas, boxes, crop, colors):
+    """Draws into a canvas; boxes [N, 4] int within it, crop(i) the mask in box i, or None."""
+    width = max(1, round(max(canvas.size) / 500))
+    pen = ImageDraw.Draw(canvas)
+    for i in _order(boxes):
+        y1, x1, y2, x2 = map(int, boxes[i])
+        if crop is not None:
+            paste_mask(canvas, crop(i), (x1, y1), colors[i], width)
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colors[i], width=width)
+
+
+def _paste_legend(canvas, class_ids, class_names):
+    """Class names under each other in the lower left corner."""
+    font = _font(canvas)
+    tiles = [_label_tile(class_names[i], font, color_for(i)) for i in class_ids]
+    size = max(t.width for t in tiles), sum(t.height for t in tiles)
+    column, top = Image.new("RGB", size), 0
+    for tile, class_id in zip(tiles, class_ids, strict=True):
+        column.paste(color_for(class_id), (0, top, column.width, top + tile.height))
+        column.paste(tile, (0, top))
+        top += tile.height
+    column.thumbnail(canvas.size)
+    canvas.paste(column, (0, canvas.height - column.height))
 
 
 def checked_boxes(image, boxes, masks, **others):
@@ -173,7 +228,7 @@ def paste_mask(canvas, mask, corner, color, width):
 
 def _paste_labels(canvas, labels):
     """Pastes (box, text, colour) labels in place, apart from each other where there is room."""
-    font = ImageFont.load_default(max(10, round(max(canvas.size) / 60)))
+    font = _font(canvas)
     taken: list[tuple[int, int, int, int]] = []
     for box, text, color in labels:
         if not text:
@@ -185,6 +240,10 @@ def _paste_labels(canvas, labels):
         spot = next((s for s in spots if not any(_overlap(s, t) for t in taken)), spots[0])
         canvas.paste(tile, spot[:2])
         taken.append(spot)
+
+
+def _font(canvas):
+    return ImageFont.load_default(max(10, round(max(canvas.size) / 60)))
 
 
 def _label_tile(text, font, color):

@@ -101,6 +101,25 @@ def build_fpn_mask_graph(
     return MaskProbability(num_classes, 1, name="mrcnn_mask", dtype=policy)(x)
 
 
+def apply_mask_head(model, rois, image_meta, feature_maps):
+    """The mask head of a built model on other RoIs than its own.
+
+    Args:
+        model: keras.Model with the layers of `build_fpn_mask_graph`.
+        rois: [B, N, (y1, x1, y2, x2)]; N may be unknown while the graph is drawn.
+        image_meta, feature_maps: tensors, as there.
+
+    Returns:
+        as there.
+    """
+    layer = model.get_layer
+    x = layer("roi_align_mask")([rois, image_meta, *feature_maps])
+    for index in (1, 2, 3, 4):
+        x = layer(f"mrcnn_mask_conv{index}")(x)
+        x = tf.nn.relu(layer(f"mrcnn_mask_bn{index}")(x, training=False))
+    return layer("mrcnn_mask")(layer("mrcnn_mask_deconv")(x))
+
+
 class MaskProbability(Conv2D):
     """Convolution in the compute dtype, its sigmoid in float32: the loss needs 1 - p."""
 

@@ -1,4 +1,4 @@
-"""Pictures and masks in NumPy: reading, resizing, molding, pasting, and the image meta.
+"""Pictures and masks in NumPy: resizing, molding, pasting, and the image meta.
 
 Letters used below: H, W rows and columns of a picture, C channels, N instances. A box is
 (y1, x1, y2, x2) in pixels, y2/x2 exclusive. The molded picture is the resized, padded network
@@ -7,85 +7,16 @@ input; its window is the box that holds the picture itself, without the padding.
 
 import math
 import numbers
-import os
 import random
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-_EXIF_ORIENTATION = 0x0112
+from mrcnn.reading import ImageError as ImageError  # from here too
+from mrcnn.reading import read_image as read_image
+
 # Temporaries of the resizing loop hold about this many numbers, so that they stay in cache.
 _BLOCK = 1 << 16
-# What turns the stored picture upright, by the value of the EXIF tag; 1 is upright already.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-class ImageError(ValueError):
-    """A file that can't be read as a picture."""
-
-
-def read_image(path, apply_exif=True):
-    """Reads any picture that Pillow opens.
-
-    Palette, grey, CMYK and 16 bit pictures (scaled to 8) become RGB; what is transparent
-    becomes white; of an animation the first frame is taken.
-
-    Args:
-        path: str or PathLike of a file.
-        apply_exif: turn the picture upright as its EXIF orientation says. False for annotated
-            data, whose polygons refer to the pixels as they are stored (TIFF is turned anyway).
-
-    Returns:
-        [H, W, 3] uint8 RGB.
-
-    Raises:
-        ImageError: if the file is missing, empty, truncated, a directory or no picture.
-    """
-    if not os.path.isfile(path):
-        what = "is a directory" if os.path.isdir(path) else "does not exist"
-        raise ImageError(f"{path} {what}; pass the path of a picture")
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            turn = _UPRIGHT.get(_orientation(picture)) if apply_exif else None
-            picture = _to_rgb(picture)
-    except Exception as error:  # Damaged files make Pillow's decoders raise all sorts of errors.
-        why = "the file is empty" if not os.path.getsize(path) else f"{error}"
-        raise ImageError(f"{path} cannot be read: {why}; pass a sound JPEG, PNG, ...") from error
-    # A copy, as arrays that share Pillow's memory can't be written to.
-    return np.array(picture if turn is None else picture.transpose(turn))
-
-
-def _orientation(picture):
-    """The value of the EXIF tag, None without one."""
-    try:
-        return picture.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # Broken metadata is no reason to refuse a sound picture.
-        return None
-
-
-def _to_rgb(picture):
-    """Any Pillow picture -> one of mode RGB."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow would cut these off at 255. Integers are 16 bit whatever the mode's width.
-        values = np.asarray(picture, np.float64)
-        full = 65535 if picture.mode != "F" else max(1.0, min(255.0, values.max(initial=0)))
-        grey = np.rint(np.clip(values / full, 0, 1) * 255).astype(np.uint8)
-        picture = Image.fromarray(grey)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
 
 
 def resize(
@@ -122,22 +53,23 @@ def resize(
     )  # fmt: skip
 
 
-def _bilinear(image, height, width, rows=slice(None), columns=slice(None)):
+def _bilinear(image, height, width, rows=slice(None), columns=slice(None), fade=True):
     """[H, W, ...] -> the given rows and columns of [height, width, ...], in the image's range.
 
+    fade: interpolate towards 0 beyond the outer pixels' middles, or else repeat these.
     In and of float32 if the image is, else float64. No matrix products: BLAS spreads them over
     threads, which was 60 times slower where other work kept the cores busy.
     """
     dtype = np.float32 if image.dtype == np.float32 else np.float64
     lowest, highest = np.fmin.reduce(image, axis=None), np.fmax.reduce(image, axis=None)
-    (left, right), shares = _neighbours(image.shape[1], width, columns, dtype)
+    (left, right), shares = _neighbours(image.shape[1], width, columns, dtype, fade)
     channels = image[0, 0].size
     interleaved, shares = np.arange(channels), np.repeat(shares, channels, axis=1)
     flat = image.reshape(len(image), -1)
     wide = flat.take((left[:, None] * channels + interleaved).ravel(), axis=1) * shares[0]
     wide += flat.take((right[:, None] * channels + interleaved).ravel(), axis=1) * shares[1]
 
-    (upper, lower), shares = _neighbours(image.shape[0], height, rows, dtype)
+    (upper, lower), shares = _neighbours(image.shape[0], height, rows, dtype, fade)
     resized = np.empty((len(upper), wide.shape[1]), dtype)
     step = max(1, _BLOCK // max(1, wide.shape[1]))
     for start in range(0, len(upper), step):
@@ -148,9 +80,11 @@ def _bilinear(image, height, width, rows=slice(None), columns=slice(None)):
     return resized.reshape(len(upper), len(left), *image.shape[2:])
 
 
-def _neighbours(old, new, part, dtype):
+def _neighbours(old, new, part, dtype, fade):
     """The two source pixels [2, new] of each pixel, and their shares [2, new], 0 outside."""
     position = (np.arange(new)[part] + 0.5) * (old / max(1, new)) - 0.5
+    if not fade:
+        position = position.clip(0, old - 1)
     first = np.floor(position).astype(np.intp)
     pixels = np.stack([first, first + 1])
     shares = np.stack([first + 1 - position, position - first])
@@ -164,7 +98,7 @@ def edge_fades(old, new):
     Returns:
         (indices, factors): of the new pixels that are interpolated towards 0 beyond the border.
     """
-    _, shares = _neighbours(old, new, slice(None), np.float64)
+    _, shares = _neighbours(old, new, slice(None), np.float64, True)
     kept = shares.sum(axis=0)
     indices = np.flatnonzero(kept < 1 - 1e-9)
     return indices, kept[indices]
@@ -398,6 +332,22 @@ def paste_masks(masks, boxes, image_shape):
             values = _bilinear(mask.astype(np.float32), y2 - y1, x2 - x1, *seen)
             np.greater_equal(values, 0.5, out=out[top:bottom, left:right])
     return pasted.transpose(1, 2, 0)
+
+
+def stretch_mask(mask, height, width):
+    """The mask head's output at its box's size, by bilinear interpolation between cell centres.
+
+    Unlike `unmold_mask`, which follows the original, it doesn't fade towards the box's edge,
+    where a garment that fills its box would lose a rim.
+
+    Args:
+        mask: [S, S] float in 0..1.
+        height, width: of the box, pixels.
+
+    Returns:
+        [height, width] float32 in 0..1; the mask is where it is >= 0.5.
+    """
+    return _bilinear(np.asarray(mask, np.float32), height, width, fade=False)
 
 
 def mold_image(images, config):

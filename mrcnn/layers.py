@@ -94,6 +94,7 @@ class _Foldable(keras.layers.Layer):
     """
 
     _affine: Any = None  # the batch norm's scale_and_shift, once folded
+    _frozen: Any = None  # the tensors of _kernel_and_bias, once frozen
 
     def add_weight(self, *args, **kwargs):
         return super().add_weight(*args, **{**kwargs, "autocast": False})
@@ -110,6 +111,8 @@ class _Foldable(keras.layers.Layer):
         batch_norm.is_folded = True
 
     def _kernel_and_bias(self, kernel, scale_shape):
+        if self._frozen is not None:
+            return self._frozen
         kernel = tf.convert_to_tensor(kernel.value)
         bias = None if self.bias is None else tf.convert_to_tensor(self.bias.value)
         if self._affine is not None:
@@ -118,6 +121,14 @@ class _Foldable(keras.layers.Layer):
             bias = shift if bias is None else bias * scale + shift
         dtype = self.compute_dtype
         return tf.cast(kernel, dtype), None if bias is None else tf.cast(bias, dtype)
+
+    def freeze(self):
+        """Scales and casts the weights once, instead of at each call.
+
+        Changes of the weights, and of a folded batch norm's, go unnoticed from then on.
+        """
+        # Out of Keras' sight, which would track the tensors as state.
+        object.__setattr__(self, "_frozen", self._weights())
 
     def _finish(self, x, bias):
         x = x if bias is None else tf.nn.bias_add(x, bias)
@@ -139,7 +150,7 @@ class Conv2D(_Foldable, keras.layers.Conv2D):
         if x.shape.rank == 5:
             x = tf.reshape(x, tf.concat([[-1], shape[2:]], axis=0))
             x = tf.ensure_shape(x, [None, *inputs.shape[2:]])
-        kernel, bias = self._kernel_and_bias(self.kernel, [1, 1, 1, -1])
+        kernel, bias = self._weights()
         padding = self.padding.upper()
         if padding == "VALID" and tuple(x.shape[1:3]) == tuple(self.kernel_size):
             # One output cell: a matrix product, which is what the class head's 7x7 is.
@@ -160,6 +171,9 @@ class Conv2D(_Foldable, keras.layers.Conv2D):
     def get_config(self):
         return {k: v for k, v in super().get_config().items() if k != "autocast"}
 
+    def _weights(self):
+        return self._kernel_and_bias(self.kernel, [1, 1, 1, -1])
+
 
 class DepthwiseConv2D(_Foldable, keras.layers.DepthwiseConv2D):
     """Depthwise convolution [B, H, W, C] -> [B, H', W', C]."""
@@ -169,13 +183,16 @@ class DepthwiseConv2D(_Foldable, keras.layers.DepthwiseConv2D):
 
     def call(self, inputs):
         x = tf.cast(inputs, self.compute_dtype)
-        kernel, bias = self._kernel_and_bias(self.kernel, [1, 1, -1, self.depth_multiplier])
+        kernel, bias = self._weights()
         strides = (1, *self.strides, 1)
         x = tf.nn.depthwise_conv2d(x, kernel, strides, self.padding.upper())
         return self._finish(x, bias)
 
     def get_config(self):
         return {k: v for k, v in super().get_config().items() if k != "autocast"}
+
+    def _weights(self):
+        return self._kernel_and_bias(self.kernel, [1, 1, -1, self.depth_multiplier])
 
 
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
@@ -235,3 +252,18 @@ def fold_batch_norms(model):
             producer.fold(layer)
             count += 1
     return count
+
+
+def freeze(model):
+    """Fixes the weights of all convolutions for faster detection; see `Conv2D.freeze`.
+
+    Args:
+        model: keras.Model, nested models included; not one that is trained or loaded again.
+
+    Returns:
+        the number of layers frozen.
+    """
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, _Foldable)]
+    for layer in layers:
+        layer.freeze()
+    return len(layers)

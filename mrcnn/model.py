@@ -9,8 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mrcnn import checkpoints, classes, network, runner, runs, sources, trainer, weights
-from mrcnn import image as images_
+from mrcnn import (
+    checkpoints,
+    classes,
+    detection,
+    network,
+    runner,
+    runs,
+    sources,
+    trainer,
+    weights,
+)
 from mrcnn.backbone import fpn_graph, resnet_graph
 from mrcnn.boxes import denorm_boxes, norm_boxes
 from mrcnn.data import DataGenerator, data_generator, load_image_gt
@@ -116,11 +125,15 @@ class MaskRCNN:
         # Layers that no file has filled yet; None of them may be left for real detections.
         self.random_layers = list(weights.weighted_layers(self.keras_model))
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
-        # Stays traced for each input shape; weights are read anew at each call.
-        self._detect = tf.function(self._detect_graph)
-        self.traces = 0
         self.progress = None
+        if mode == "inference":
+            self._detections = detection.DetectionGraph(self.keras_model)
         self.set_log_dir()
+
+    @property
+    def traces(self):
+        """How often the detection graph was traced: once an input shape."""
+        return self._detections.traces
 
     def build(self, mode, config):
         """The Keras model of a mode; see `mrcnn.network` for its inputs and outputs."""
@@ -322,36 +335,7 @@ class MaskRCNN:
             ValueError: if a picture has another number of channels than the model's, or the
                 molded shapes differ (only with IMAGE_RESIZE_MODE "pad64" or "none").
         """
-        config, molded, metas, windows = self.config, [], [], []
-        for picture in images:
-            picture = np.asarray(picture)
-            if picture.ndim != 3 or picture.shape[2] != config.IMAGE_CHANNEL_COUNT:
-                raise ValueError(
-                    f"got a picture of shape {picture.shape}; give "
-                    f"(height, width, {config.IMAGE_CHANNEL_COUNT})"
-                )
-            resized, window, scale, _, _ = images_.resize_image(
-                picture,
-                min_dim=config.IMAGE_MIN_DIM,
-                min_scale=config.IMAGE_MIN_SCALE,
-                max_dim=config.IMAGE_MAX_DIM,
-                mode=config.IMAGE_RESIZE_MODE,
-            )
-            nothing_known = np.zeros(config.NUM_CLASSES, np.int32)
-            metas.append(
-                compose_image_meta(0, picture.shape, resized.shape, window, scale, nothing_known)
-            )
-            # In float32 at once: float64 would double the memory for no digit that counts.
-            mean = np.asarray(config.MEAN_PIXEL, np.float32)
-            molded.append(np.subtract(resized, mean, dtype=np.float32))
-            windows.append(window)
-        shapes = {m.shape for m in molded}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"the pictures of a batch become {sorted(shapes)}; they must have one shape: use "
-                "IMAGE_RESIZE_MODE = 'square' or IMAGES_PER_GPU = 1"
-            )
-        return np.stack(molded), np.stack(metas), np.stack(windows)
+        return detection.mold(images, self.config)
 
     def detect(self, images, verbose=0):
         """Finds objects in pictures.
@@ -376,7 +360,7 @@ class MaskRCNN:
             log("image_metas", metas)
         detections, masks = self._run(molded, metas)
         return [
-            _unmold(detections[i], masks[i], image.shape, molded[i].shape, windows[i])
+            detection.unmold(detections[i], masks[i], image.shape, molded[i].shape, windows[i])
             for i, image in enumerate(images)
         ]
 
@@ -399,7 +383,8 @@ class MaskRCNN:
         results = []
         for i, image in enumerate(molded_images):
             window = [0, 0, *image.shape[:2]]
-            results.append(_unmold(detections[i], masks[i], image.shape, image.shape, window))
+            result = detection.unmold(detections[i], masks[i], image.shape, image.shape, window)
+            results.append(result)
         return results
 
     def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
@@ -418,7 +403,7 @@ class MaskRCNN:
         """
         ids = np.asarray(detections)[:, 4].astype(np.int32)
         own = np.asarray(mrcnn_mask)[np.arange(len(ids)), :, :, ids]
-        result = _unmold(detections, own, original_image_shape, image_shape, window)
+        result = detection.unmold(detections, own, original_image_shape, image_shape, window)
         return result["rois"], result["class_ids"], result["scores"], result["masks"]
 
     def get_anchors(self, image_shape):
@@ -438,17 +423,7 @@ class MaskRCNN:
                 stacklevel=3,
             )
         anchors = self.get_anchors(molded.shape[1:])
-        inputs = [np.asarray(molded, np.float32), np.asarray(metas, np.float32), anchors[None]]
-        detections, masks = self._detect([tf.convert_to_tensor(x) for x in inputs])
-        return detections.numpy(), masks.numpy()
-
-    def _detect_graph(self, inputs):
-        """Detections and, of each, the mask of its own class only: [B, D, h, w]."""
-        self.traces += 1  # counts traces, not calls: this line runs only while tracing
-        detections, _, _, masks, *_ = self.keras_model(inputs, training=False)
-        class_ids = tf.cast(detections[..., 4], tf.int32)
-        own = tf.one_hot(class_ids, masks.shape[-1], dtype=masks.dtype)
-        return detections, tf.reduce_sum(masks * own[:, :, None, None, :], axis=-1)
+        return self._detections(molded, metas, anchors)
 
     def run_graph(self, images, outputs, image_metas=None):
         """Values of chosen tensors of the model; for inspection.
@@ -502,27 +477,6 @@ class MaskRCNN:
                 f"got {count} images but the batch size is {self.config.BATCH_SIZE}; pass "
                 f"{self.config.BATCH_SIZE} or set IMAGES_PER_GPU = {count}"
             )
-
-
-def _unmold(detections, masks, original_shape, molded_shape, window):
-    """Network output of one picture -> result dict; masks [D, h, w] of the own class."""
-    detections, masks = np.asarray(detections), np.asarray(masks)
-    # Zero rows are padding, and everything behind the first is.
-    zeros = np.flatnonzero(detections[:, 4] == 0)
-    count = zeros[0] if len(zeros) else len(detections)
-    boxes, ids = detections[:count, :4], detections[:count, 4].astype(np.int32)
-    low = norm_boxes(np.asarray(window), molded_shape[:2]).astype(np.float32)
-    size = low[2:] - low[:2]
-    boxes = (boxes - np.tile(low[:2], 2)) / np.tile(size, 2)
-    boxes = denorm_boxes(boxes, original_shape[:2])
-    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    boxes = boxes[keep]
-    return {
-        "rois": boxes,
-        "class_ids": ids[keep],
-        "scores": detections[:count, 5][keep],
-        "masks": images_.paste_masks(masks[:count][keep], boxes, original_shape),
-    }
 
 
 def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config):

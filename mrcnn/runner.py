@@ -7,7 +7,8 @@ from typing import Any
 from mrcnn import preflight, training
 from mrcnn.backbone import stage_patterns
 from mrcnn.checkpoints import Checkpoints
-from mrcnn.data import BatchLoader
+from mrcnn.loader import BatchLoader
+from mrcnn.preview import preview
 from mrcnn.run_log import RunLog, write_run
 from mrcnn.trainer import Trainer, make_optimizer, set_trainable
 
@@ -30,8 +31,10 @@ class Options:
         score, score_name: judge epochs by this function of no arguments, higher is better,
             instead of by the validation loss.
         tensorboard: write its files.
+        samples: f() -> [(name, picture uint8 [H, W, 3])] to show there after each epoch, or None.
         check: look for what would go wrong before the first epoch.
         dry_run: stop after that.
+        preview: so many augmented pictures are drawn into preview.png in the run folder.
         facts: dict for run.json, such as the command's arguments.
         loader: dict of more arguments of the training `BatchLoader`.
         show_progress: whether to print.
@@ -49,8 +52,10 @@ class Options:
     score: Any = None
     score_name: str = "score"
     tensorboard: bool = False
+    samples: Any = None
     check: bool = False
     dry_run: bool = False
+    preview: int = 0
     facts: dict = field(default_factory=dict)
     loader: dict = field(default_factory=dict)
     show_progress: bool = True
@@ -85,6 +90,11 @@ def train(model, train_dataset, val_dataset, learning_rate, epochs, layers, opti
     plan = make_plan(model, train_dataset, epochs, layers, options)
     if options.check or options.dry_run:
         check(model, trainer, loader, (train_dataset, val_dataset), options, show)
+    if options.preview and chief:
+        Path(model.log_dir).mkdir(parents=True, exist_ok=True)
+        path = Path(model.log_dir) / "preview.png"
+        preview(loader, options.preview, path)
+        print(f"Augmented pictures as training sees them: {path}")
     if options.dry_run:
         return []
     progress = begin(model, trainer, plan)
@@ -150,6 +160,7 @@ def make_plan(model, train_dataset, epochs, layers, options):
         early_stopping=options.early_stopping,
         score=options.score,
         score_name=options.score_name,
+        samples=options.samples,
         describe=describe,
         show_progress=options.show_progress and model.cluster.is_chief,
         stage=layers,

@@ -79,6 +79,7 @@ class Training:
         score: f() -> number to judge an epoch by, higher is better; None takes the validation
             loss (without one the loss), lower is better.
         score_name: its name in the log.
+        samples: f() -> [(name, picture)] to log after each epoch.
         describe: f(batch) -> names of its pictures, for messages.
         show_progress: whether to print.
         stage: str, written into checkpoints: the optimizer's state fits this stage only.
@@ -95,6 +96,7 @@ class Training:
     early_stopping: int = 0
     score: Any = None
     score_name: str = "score"
+    samples: Any = None
     describe: Any = None
     show_progress: bool = True
     stage: str = "all"
@@ -227,6 +229,10 @@ def _finish_epoch(trainer, plan, progress, logs):
     _save(trainer, plan, progress, is_best)
     if plan.log is not None:
         plan.log.write(row)
+        if plan.samples is not None:
+            with trainer.averaged():
+                for name, picture in plan.samples():
+                    plan.log.picture(name, picture, row["epoch"])
     return row, note
 
 

@@ -113,11 +113,11 @@ def test_train_goes_on_from_the_last_checkpoint(data, logs, checkpoint):
 def test_id_and_name_stay_together_to_the_end(checkpoint, tmp_path, golden_images, monkeypatch):
     """Class k of the weights is drawn and written as the k-th garment, for every k."""
     import model as commands
-    from mrcnn import drawing, inference
+    from mrcnn import drawing, inference, writers
 
     arguments = ["inference", "--weights", str(checkpoint), "--precision", "float32"]
-    detector = commands.load_detector(commands.build_parser().parse_args(arguments))
-    head = detector.keras_model.get_layer("mrcnn_class_logits")
+    predictor = commands.load_predictor(commands.build_parser().parse_args(arguments))
+    head = predictor.model.keras_model.get_layer("mrcnn_class_logits")
     head.kernel.assign(np.zeros(head.kernel.shape))
     texts = []
     paste = drawing._paste_labels
@@ -127,18 +127,28 @@ def test_id_and_name_stay_together_to_the_end(checkpoint, tmp_path, golden_image
         paste(canvas, labels)
 
     monkeypatch.setattr(drawing, "_paste_labels", keep_texts)
-    Image.fromarray(golden_images["grace_hopper"]).save(tmp_path / "grace.png")
+    (tmp_path / "in").mkdir()
+    Image.fromarray(golden_images["grace_hopper"]).save(tmp_path / "in" / "grace.png")
     out = tmp_path / "out"
+    outputs = writers.Outputs((*writers.DEFAULT, "masks", "cutouts"))
     for class_id, name in enumerate(DEEPFASHION2):
         if not class_id:
             continue
         # A class head that always answers with this class.
         head.bias.assign(20.0 * (np.arange(14) == class_id))
         texts.clear()
-        inference.run_folder(detector, tmp_path, out, detector.class_names, progress=False)
+        inference.run_pictures(predictor, tmp_path / "in", out, outputs, progress=False)
         results = json.loads((out / "results.json").read_text())
         assert results and {r["category_id"] for r in results} == {class_id}
         assert {re.sub(r" [\d.]+$", "", text) for text in texts} == {name}
+        with open(out / "results.csv") as file:
+            assert {(r["class_id"], r["class"]) for r in csv.DictReader(file)} == {
+                (str(class_id), name)
+            }
+        labels = np.array(Image.open(out / "masks" / "grace.png.classes.png"))
+        assert set(labels.ravel().tolist()) <= {0, class_id}
+        cutouts = list((out / "cutouts").iterdir())
+        assert len(cutouts) == len(results) and all(name in p.name for p in cutouts)
     categories = json.loads((out / "images.json").read_text())["categories"]
     assert {c["id"]: c["name"] for c in categories} == dict(enumerate(DEEPFASHION2[1:], 1))
 
@@ -165,6 +175,8 @@ def test_inference_command(checkpoint, tmp_path, golden_images):
     (pictures / "broken.jpg").write_bytes(b"no picture")
     printed = run("model.py", "inference", *options, status=3)
     assert "broken.jpg" in printed
+    printed = run("model.py", "inference", *options, "--resume", "--strict", status=3)
+    assert "stopped at broken.jpg" in printed and "2 of them before" in printed
 
 
 def test_inference_needs_no_plotting_libraries(checkpoint, tmp_path):
@@ -235,7 +247,9 @@ def test_missing_data_says_what_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--input_folder", "nowhere"], "no folder nowhere"),
+        (["--input_folder", "nowhere"], "input 'nowhere' does not exist"),
+        (["--save", "pdf"], "can't save ['pdf']; choose from overlay, json"),
+        (["--pad", "-3"], "pad is -3; give 0 or more pixels"),
         (["--weights", "nowhere"], "no weights at nowhere"),
     ],
 )

@@ -159,10 +159,10 @@ def test_masks_of_the_recorded_input(detector, picture, golden):
 
 
 def unmolded(detector, picture, golden):
-    from mrcnn.model import _unmold
+    from mrcnn.detection import unmold
 
     detections, masks = detector._run(golden["molded_f32"], golden["image_metas"])
-    return _unmold(detections[0], masks[0], picture.shape, (256, 256, 3), golden["windows"][0])
+    return unmold(detections[0], masks[0], picture.shape, (256, 256, 3), golden["windows"][0])
 
 
 def test_detect_molded_and_unmold_detections_agree(detector, picture, golden, tensors):

@@ -1,12 +1,13 @@
-"""A folder of pictures through a detector whose results are known beforehand."""
+"""Many pictures through a detector whose results are known beforehand."""
 
 import contextlib
 import csv
 import io
 import os
+import signal
 import subprocess
 import sys
-import types
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,41 +19,39 @@ from pycocotools.coco import COCO
 
 from mrcnn import inference
 from mrcnn.classes import DEEPFASHION2
-from mrcnn.visualize import draw_instances
+from mrcnn.inference import run_pictures
+from mrcnn.results import Result
+from mrcnn.writers import KINDS, Outputs
 
-NAMES = DEEPFASHION2
+ROOT = Path(__file__).resolve().parent.parent
 BROKEN = (250, 0, 250)  # the detector fails on pictures of this colour
 EMPTY = (0, 0, 0)  # and finds nothing in these
 
 
-class BoxDetector:
+class HalfDetector:
     """Finds trousers in the left half of each picture and a vest in the bottom right quarter."""
 
-    def __init__(self, batch_size=1):
-        self.config = types.SimpleNamespace(BATCH_SIZE=batch_size)
-        self.calls = []
+    class_names = DEEPFASHION2
 
-    def detect(self, images, verbose=0):
-        assert verbose == 0 and len(images) == self.config.BATCH_SIZE
-        self.calls.append([image.shape for image in images])
-        return [self._detect_one(image) for image in images]
+    def __init__(self, batch_size=1, fingerprint="a"):
+        self.batch_size, self.fingerprint = batch_size, fingerprint
+        self.batches = []
 
-    def _detect_one(self, image):
-        color = tuple(int(v) for v in image[0, 0])
-        if color == BROKEN:
+    def prepare(self, image):
+        return image
+
+    def detect(self, batch):
+        self.batches.append([image.shape for image in batch])
+        if any(tuple(image[0, 0]) == BROKEN for image in batch):
             raise RuntimeError("no such\ncolour")
+        return [image[0, 0].tolist() for image in batch]
+
+    def finish(self, image, color):
         height, width = image.shape[:2]
-        count = 0 if color == EMPTY else 2
-        rois = [[0, 0, height, width // 2], [height // 2, width // 2, height, width]]
-        masks = np.zeros((height, width, 2), bool)
-        for i, (y1, x1, y2, x2) in enumerate(rois):
-            masks[y1:y2, x1:x2, i] = True
-        return {
-            "rois": np.array(rois, np.int32)[:count],
-            "class_ids": np.array([8, 5], np.int32)[:count],
-            "scores": np.array([0.75, 0.5], np.float32)[:count],
-            "masks": masks[..., :count],
-        }
+        count = 0 if tuple(color) == EMPTY else 2
+        boxes = [[0, 0, height, width // 2], [height // 2, width // 2, height, width]][:count]
+        ids, scores = np.array([8, 5])[:count], np.array([0.75, 0.5], np.float32)[:count]
+        return Result(image, boxes, ids, scores, np.ones((count, 28, 28)), self.class_names)
 
 
 def write_picture(path, size=(60, 40), color=(90, 120, 150), **options):
@@ -66,200 +65,155 @@ def load(folder):
         api = COCO(str(folder / "images.json"))
         rows = orjson.loads((folder / "results.json").read_bytes())
         results = api.loadRes(str(folder / "results.json")) if rows else None
-    with open(folder / "failures.csv", encoding="utf-8", newline="") as file:
-        return api, results, list(csv.reader(file))
+    return api, results, table(folder / "failures.csv")
 
 
-def run(tmp_path, batch_size=1):
-    detector = BoxDetector(batch_size)
-    out = tmp_path / "out"
-    summary = inference.run_folder(detector, tmp_path / "in", out, NAMES, progress=False)
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def run(tmp_path, detector=None, save=None, **options):
+    detector = detector or HalfDetector()
+    outputs = Outputs(save) if save else None
+    source, out = tmp_path / "in", tmp_path / "out"
+    summary = run_pictures(detector, source, out, outputs, progress=False, **options)
     return summary, out, detector
 
 
-# --- list_images --------------------------------------------------------------------------
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_list_images(tmp_path):
-    wanted = ["B.JPG", "a.jpeg", "a.png", "c d.bmp", "e.webp", "f.tif", "g.TIFF", "h.gif", "ü.jpg"]
-    for name in [*wanted, "notes.txt", "jpg", ".hidden.jpg", "movie.mp4"]:
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "folder.jpg" / "inner.jpg").touch()
-    assert inference.list_images(tmp_path) == [tmp_path / name for name in wanted]
-    assert inference.list_images(str(tmp_path / "folder.jpg"))[0].name == "inner.jpg"
-
-
-def test_list_images_of_what_is_no_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere' does not exist; pass a folder of pictures"):
-        inference.list_images(tmp_path / "nowhere")
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(ValueError, match=r"a\.jpg' is a file; pass a folder"):
-        inference.list_images(tmp_path / "a.jpg")
-
-
-# --- to_coco_results ----------------------------------------------------------------------
-
-
-def test_to_coco_results():
-    mask = np.zeros((40, 60, 1), bool)
-    mask[5:25, 10:30] = True
-    result = {
-        "rois": np.array([[5, 10, 25, 30]], np.int32),
-        "class_ids": np.array([8], np.int32),
-        "scores": np.array([0.75], np.float32),
-        "masks": mask,
-    }
-    (row,) = inference.to_coco_results(np.int64(3), result)
-    segmentation = row.pop("segmentation")
-    assert row == {"image_id": 3, "category_id": 8, "bbox": [10, 5, 20, 20], "score": 0.75}
-    assert segmentation["size"] == [40, 60] and isinstance(segmentation["counts"], str)
-    assert (mask_utils.decode(segmentation) == mask[..., 0]).all()
-    orjson.dumps(row)
-    (mapped,) = inference.to_coco_results(3, result, category_ids=[0, *range(101, 114)])
-    assert mapped["category_id"] == 108
-
-
-def test_to_coco_results_of_nothing():
-    result = {
-        "rois": np.zeros((0, 4), np.int32),
-        "class_ids": np.zeros(0, np.int32),
-        "scores": np.zeros(0, np.float32),
-        "masks": np.zeros((40, 60, 0), bool),
-    }
-    assert inference.to_coco_results(1, result) == []
-
-
-def test_masks_stored_instance_first_are_encoded_alike():
-    result = BoxDetector()._detect_one(np.ones((41, 61, 3), np.uint8))
-    planes = np.ascontiguousarray(result["masks"].transpose(2, 0, 1))
-    other = {**result, "masks": planes.transpose(1, 2, 0)}
-    assert inference.to_coco_results(1, result) == inference.to_coco_results(1, other)
-
-
-# --- run_folder ---------------------------------------------------------------------------
+# --- What is written ----------------------------------------------------------------------
 
 
 def test_files_and_summary(tmp_path):
     write_picture(tmp_path / "in" / "b.jpg")
     write_picture(tmp_path / "in" / "a.png", size=(30, 50))
     summary, out, _ = run(tmp_path)
-    assert sorted(p.name for p in out.iterdir()) == [
-        "a.png.png",
-        "b.jpg.png",
-        "failures.csv",
-        "images.json",
-        "results.json",
+    assert files(out) == [
+        *("a.png.png", "b.jpg.png", "failures.csv", "images.json", "index.html"),
+        *("records/a.png.json", "records/b.jpg.json", "results.csv", "results.json"),
     ]
-    api, results, failures = load(out)
-    assert [(i["id"], i["file_name"], i["width"], i["height"]) for i in api.imgs.values()] == [
-        (1, "a.png", 30, 50),
-        (2, "b.jpg", 60, 40),
-    ]
-    assert [c["name"] for c in api.loadCats(range(1, 14))] == list(NAMES[1:])
-    rows = [(a["image_id"], a["category_id"], a["bbox"]) for a in results.anns.values()]
-    assert rows == [
-        (1, 8, [0, 0, 15, 50]),
-        (1, 5, [15, 25, 15, 25]),
-        (2, 8, [0, 0, 30, 40]),
-        (2, 5, [30, 20, 30, 20]),
-    ]
-    assert results.annToMask(results.anns[4]).sum() == 30 * 20
-    assert failures == [["file", "reason"]]
     assert (summary.pictures, summary.processed, summary.instances) == (2, 2, 4)
-    assert summary.output_folder == out and summary.failures == []
-    assert {k: v for k, v in summary.detections.items() if v} == {"vest": 2, "trousers": 2}
-    assert list(summary.detections) == list(NAMES[1:])
-
-
-def test_overlay_is_what_draw_instances_returns(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
-    _, out, detector = run(tmp_path)
-    image = np.array(Image.open(tmp_path / "in" / "a.png"))
-    found = detector._detect_one(image)
-    drawn = draw_instances(
-        image, found["rois"], found["masks"], found["class_ids"], NAMES, found["scores"]
-    )
-    assert (np.array(Image.open(out / "a.png.png")) == drawn).all()
-    assert (drawn != image).any()
-
-
-@pytest.mark.parametrize(("batch_size", "calls"), [(1, 5), (2, 3), (5, 1), (8, 1)])
-def test_batch_size_does_not_change_results(tmp_path, batch_size, calls):
-    for i in range(5):
-        write_picture(tmp_path / "in" / f"{i}.png", size=(30 + i, 40))
-    summary, out, detector = run(tmp_path, batch_size)
-    assert len(detector.calls) == calls
-    assert summary.instances == 10
-    api, results, _ = load(out)
-    assert [i["width"] for i in api.imgs.values()] == [30, 31, 32, 33, 34]
-    assert [a["image_id"] for a in results.anns.values()] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-
-
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_bad_pictures_are_listed_and_do_not_stop_the_rest(tmp_path, batch_size, capsys):
-    folder = tmp_path / "in"
-    write_picture(folder / "a.png")
-    (folder / "b.jpg").write_bytes(b"not a picture")
-    write_picture(folder / "c.png", color=BROKEN)
-    (folder / "d.jpg").touch()
-    write_picture(folder / "e.png")
-    out = tmp_path / "out"
-    summary = inference.run_folder(BoxDetector(batch_size), folder, out, NAMES)
-    assert [name for name, _ in summary.failures] == ["b.jpg", "c.png", "d.jpg"]
-    assert summary.failures[1][1] == "RuntimeError: no such colour"
-    assert (summary.processed, summary.instances) == (2, 4)
+    assert summary.detections["trousers"] == summary.detections["vest"] == 2
+    assert list(summary.detections) == list(DEEPFASHION2[1:])
     api, results, failures = load(out)
-    # Ids are positions in the whole list, so that a failure renames no other picture.
-    assert [(i["id"], i["file_name"]) for i in api.imgs.values()] == [(1, "a.png"), (5, "e.png")]
-    assert {a["image_id"] for a in results.anns.values()} == {1, 5}
-    assert failures == [["file", "reason"], *map(list, summary.failures)]
-    assert not (out / "c.png.png").exists()
-    printed = capsys.readouterr().out
-    assert "2 of 5 pictures processed, 4 instances" in printed
-    assert "3 pictures failed (see failures.csv):\n  b.jpg: " in printed
-
-
-def test_class_id_without_a_name_is_a_failure_of_that_picture(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
-    names = ("BG", "top", "trousers")
-    summary = inference.run_folder(
-        BoxDetector(), tmp_path / "in", tmp_path / "out", names, progress=False
-    )
-    assert "class id 8 has no name" in summary.failures[0][1]
-    assert orjson.loads((tmp_path / "out" / "results.json").read_bytes()) == []
-
-
-def test_detector_with_too_few_results_is_reported(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
-    detector = BoxDetector(2)
-    detector.detect = lambda images, verbose=0: []
-    summary = inference.run_folder(
-        detector, tmp_path / "in", tmp_path / "out", NAMES, progress=False
-    )
-    assert summary.failures == [
-        ("a.png", "ValueError: detect() got 2 pictures and returned 0 results")
+    assert failures == [["file", "reason"]]
+    assert [(i["id"], i["file_name"]) for i in api.imgs.values()] == [(1, "a.png"), (2, "b.jpg")]
+    assert (api.imgs[1]["width"], api.imgs[1]["height"]) == (30, 50)
+    assert {c["id"]: c["name"] for c in api.cats.values()} == dict(enumerate(DEEPFASHION2[1:], 1))
+    found = [a for a in results.anns.values() if a["image_id"] == 2]
+    assert [(a["category_id"], a["bbox"], a["score"]) for a in found] == [
+        (8, [0, 0, 30, 40], 0.75),
+        (5, [30, 20, 30, 20], 0.5),
     ]
+    mask = mask_utils.decode(found[0]["segmentation"])
+    assert mask[:, :30].all() and not mask[:, 30:].any()
+    with Image.open(out / "b.jpg.png") as overlay:
+        assert overlay.size == (60, 40) and overlay.getpixel((0, 39)) == (120, 0, 30)
 
 
-def test_pictures_without_detections(tmp_path):
+def test_csv(tmp_path):
+    write_picture(tmp_path / "in" / 'quo"te, new\nline.png', color=(200, 10, 20))
+    _, out, _ = run(tmp_path, save=("csv",))
+    rows = table(out / "results.csv")
+    assert ",".join(rows[0]) == (
+        "file,image_id,class_id,class,score,x,y,width,height,area_pixels,area_percent,color"
+    )
+    assert rows[1][1:] == [
+        "1",
+        "8",
+        "trousers",
+        "0.7500",
+        "0",
+        "0",
+        "30",
+        "40",
+        "1200",
+        "50.000",
+        "red",
+    ]
+    assert rows[2][1:] == [
+        "1",
+        "5",
+        "vest",
+        "0.5000",
+        "30",
+        "20",
+        "30",
+        "20",
+        "600",
+        "25.000",
+        "red",
+    ]
+    assert {row[0] for row in rows[1:]} == {'quo"te, new\nline.png'}
+    assert "results.json" not in files(out) and "index.html" not in files(out)
+
+
+def test_masks_and_cutouts(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    source, out = tmp_path / "in", tmp_path / "out"
+    outputs = Outputs(("masks", "cutouts"), pad=5)
+    run_pictures(HalfDetector(), source, out, outputs, progress=False)
+    with Image.open(out / "masks" / "a.png.classes.png") as picture:
+        assert picture.mode == "P" and picture.getpalette()[24:27] == [120, 0, 30]
+        classes = np.array(picture)
+    instances = np.array(Image.open(out / "masks" / "a.png.instances.png"))
+    assert (classes[:, :30] == 8).all() and (classes[20:, 30:] == 5).all()
+    assert (instances[:, :30] == 1).all() and (instances[20:, 30:] == 2).all()
+    assert not classes[:20, 30:].any() and not instances[:20, 30:].any()
+    first = np.array(Image.open(out / "cutouts" / "a.png.1_trousers.png"))
+    second = np.array(Image.open(out / "cutouts" / "a.png.2_vest.png"))
+    assert first.shape == (40, 35, 4) and second.shape == (25, 35, 4)
+    assert (second[5:, 5:] == (90, 120, 150, 255)).all() and not second[:5].any()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"save": ("overlay", "pdf")}, "can't save .*pdf.*; choose from overlay"),
+        ({"save": ()}, "can't save nothing"),
+        ({"overlay_format": "gif"}, "use png or jpg"),
+        ({"pad": -1}, "give 0 or more"),
+    ],
+)
+def test_outputs_are_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        Outputs(**values)
+
+
+def test_jpeg_overlays_and_legend(tmp_path):
+    write_picture(tmp_path / "in" / "a.png", size=(300, 200))
+    source, out = tmp_path / "in", tmp_path / "out"
+    for legend in (False, True):
+        outputs = Outputs(("overlay",), overlay_format="jpg", legend=legend)
+        run_pictures(HalfDetector(), source, out / str(legend), outputs, progress=False)
+    plain, with_legend = (np.array(Image.open(out / n / "a.png.jpg")) for n in ("False", "True"))
+    changed = np.argwhere(np.abs(plain.astype(int) - with_legend).max(axis=2) > 60)
+    assert len(changed) and changed[:, 0].min() > 150 and changed[:, 1].max() < 120
+
+
+def test_pictures_without_garments(tmp_path):
     write_picture(tmp_path / "in" / "a.png", color=EMPTY)
-    summary, out, _ = run(tmp_path)
+    summary, out, _ = run(tmp_path, save=KINDS)
     assert summary.processed == 1 and summary.instances == 0
     assert (out / "results.json").read_bytes() == b"[]"
     assert not np.array(Image.open(out / "a.png.png")).any()
-    api, _, _ = load(out)
-    assert len(api.imgs) == 1
+    assert len(load(out)[0].imgs) == 1 and len(table(out / "results.csv")) == 1
+
+
+# --- Names --------------------------------------------------------------------------------
 
 
 def test_names_with_spaces_and_unicode(tmp_path):
-    names = ["Käse & Brot.jpg", "été 1.PNG", "写真.webp"]
+    names = ["Käse & Brot.jpg", "été 1.PNG", "写真.webp", "sub/'a' #%20?.jpg"]
     for name in names:
         write_picture(tmp_path / "in" / name)
-    summary, out, _ = run(tmp_path)
-    assert summary.processed == 3
-    api, _, _ = load(out)
-    assert [i["file_name"] for i in api.imgs.values()] == names
+    summary, out, _ = run(tmp_path, recursive=True)
+    assert summary.processed == 4
+    assert sorted(i["file_name"] for i in load(out)[0].imgs.values()) == sorted(names)
     assert all((out / f"{name}.png").exists() for name in names)
 
 
@@ -275,6 +229,7 @@ def test_names_that_are_not_utf8(tmp_path):
     assert failures[1][0] == "c\\udcff.png"
     str(summary).encode()
     assert (out / os.fsdecode(b"b\xff.png.png")).exists()
+    assert run(tmp_path, resume=True)[0].resumed == 1
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -282,16 +237,101 @@ def test_exif_rotation_is_applied(tmp_path):
     exif[0x0112] = 6
     write_picture(tmp_path / "in" / "a.jpg", size=(60, 40), exif=exif)
     _, out, detector = run(tmp_path)
-    assert detector.calls == [[(60, 40, 3)]]
+    assert detector.batches == [[(60, 40, 3)]]
     api, _, _ = load(out)
     assert (api.imgs[1]["width"], api.imgs[1]["height"]) == (40, 60)
-    assert Image.open(out / "a.jpg.png").size == (40, 60)
+
+
+# --- Failures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_bad_pictures_are_listed_and_do_not_stop_the_rest(tmp_path, batch_size, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_picture(folder / "a.png")
+    (folder / "b.jpg").write_bytes(b"not a picture")
+    write_picture(folder / "c.png", color=BROKEN)
+    (folder / "d.jpg").touch()
+    write_picture(folder / "e.png")
+    (folder / "notes.txt").touch()
+    summary = run_pictures(HalfDetector(batch_size), folder, out)
+    assert [name for name, _ in summary.failures] == ["b.jpg", "c.png", "d.jpg"]
+    assert summary.failures[0][1].startswith("cannot be read: it is not a picture")
+    assert summary.failures[1][1] == "RuntimeError: no such colour"
+    assert (summary.processed, summary.instances) == (2, 4)
+    api, results, failures = load(out)
+    # Ids are positions in the whole list, so that a failure renames no other picture.
+    assert [(i["id"], i["file_name"]) for i in api.imgs.values()] == [(1, "a.png"), (5, "e.png")]
+    assert {a["image_id"] for a in results.anns.values()} == {1, 5}
+    passed_over = ("notes.txt", "not a picture; passed over")
+    assert failures[1:] == [*map(list, summary.failures), list(passed_over)]
+    assert summary.passed_over == [passed_over]
+    assert not (out / "c.png.png").exists()
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1].startswith("2 of 5 pictures processed, 4 garments found;")
+    assert "3 files failed (see failures.csv):\n  b.jpg: " in printed
+
+
+def test_batches_are_filled_across_bad_pictures(tmp_path):
+    for i in range(7):
+        write_picture(tmp_path / "in" / f"{i}.png", size=(30 + i, 20))
+    (tmp_path / "in" / "2.png").write_bytes(b"")
+    _, out, detector = run(tmp_path, HalfDetector(3))
+    widths = [[shape[1] for shape in batch] for batch in detector.batches]
+    assert widths == [[30, 31, 33], [34, 35, 36]]
+    assert [i["width"] for i in load(out)[0].imgs.values()] == [30, 31, 33, 34, 35, 36]
+
+
+def test_results_that_can_not_be_written_are_a_failure_of_that_picture(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    write_picture(tmp_path / "in" / "b.png")
+    (tmp_path / "out" / "a.png.png").mkdir(parents=True)
+    summary, out, _ = run(tmp_path)
+    assert [name for name, _ in summary.failures] == ["a.png"]
+    assert [i["file_name"] for i in load(out)[0].imgs.values()] == ["b.png"]
+
+
+def test_strict_stops_at_the_first(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    for name in ("b.jpg", "c.jpg"):
+        (tmp_path / "in" / name).touch()
+    summary, out, _ = run(tmp_path, strict=True)
+    assert summary.stopped.startswith("stopped at b.jpg, as --strict asks: cannot be read")
+    assert len(summary.failures) == 1 and len(load(out)[0].imgs) == 1
+
+
+def test_detector_with_too_few_results_is_reported(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    detector = HalfDetector(2)
+    detector.detect = lambda batch: []
+    summary, _, _ = run(tmp_path, detector)
+    assert summary.failures == [("a.png", "ValueError: detect() got 1 pictures, gave 0 results")]
+
+
+def test_large_pictures_wait_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "PIXELS_AT_ONCE", 5000)
+    for i in range(6):
+        write_picture(tmp_path / "in" / f"{i}.png")  # 2400 pixels
+    write_picture(tmp_path / "in" / "9.png", size=(100, 100))
+    summary, _, detector = run(tmp_path, HalfDetector(4))
+    assert summary.processed == 7
+    pixels = [sum(h * w for h, w, _ in batch) for batch in detector.batches]
+    assert sum(pixels) == 6 * 2400 + 10000
+    assert all(p <= 5000 or len(b) == 1 for p, b in zip(pixels, detector.batches, strict=True))
+
+
+def test_too_large_pictures_fail(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    summary, _, _ = run(tmp_path, max_pixels=2399)
+    assert "60 x 40 pixels, more than the 2,399" in summary.failures[0][1]
+
+
+# --- Folders ------------------------------------------------------------------------------
 
 
 def test_empty_folder(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"found no pictures in .*in'; put files .*\.jpg"):
+    with pytest.raises(ValueError, match=r"found no pictures in .*in'"):
         run(tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -299,29 +339,113 @@ def test_empty_folder(tmp_path):
 def test_same_folder_is_refused(tmp_path):
     write_picture(tmp_path / "a.png")
     with pytest.raises(ValueError, match="choose another output folder"):
-        inference.run_folder(BoxDetector(), tmp_path, tmp_path, NAMES)
+        run_pictures(HalfDetector(), tmp_path, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_names_without_background_are_refused(tmp_path):
     write_picture(tmp_path / "in" / "a.png")
+    detector = HalfDetector()
+    detector.class_names = DEEPFASHION2[1:]
     with pytest.raises(ValueError, match="put 'BG' first"):
-        inference.run_folder(BoxDetector(), tmp_path / "in", tmp_path / "out", NAMES[1:])
+        run(tmp_path, detector)
+
+
+# --- Going on -----------------------------------------------------------------------------
 
 
 def test_second_run_replaces_the_first(tmp_path):
     write_picture(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "b.jpg").touch()
+    write_picture(tmp_path / "in" / "b.png")
+    run(tmp_path, save=("overlay", "cutouts"))
+    (tmp_path / "in" / "b.png").write_bytes(b"broken now")
+    write_picture(tmp_path / "in" / "a.png", color=EMPTY)
+    (tmp_path / "out" / ".a.png.png.abcd1234.tmp").touch()  # what kill -9 leaves
+    summary, out, _ = run(tmp_path, save=("overlay", "cutouts"))
+    assert len(summary.failures) == 1
+    assert files(out) == ["a.png.png", "failures.csv", "records/a.png.json"]
+
+
+def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
+    for name in "abcdef":
+        write_picture(tmp_path / "in" / f"{name}.png")
     run(tmp_path)
-    (tmp_path / "in" / "b.jpg").unlink()
-    _, out, _ = run(tmp_path)
-    assert load(out)[2] == [["file", "reason"]]
-    assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
+    out = tmp_path / "out"
+    write_picture(tmp_path / "in" / "b.png", size=(61, 40))  # changed
+    (out / "c.png.png").unlink()  # overlay lost
+    (out / "records" / "d.png.json").write_bytes(b"{")  # damaged
+    (out / "records" / "e.png.json").write_bytes(b"[]")
+    os.utime(tmp_path / "in" / "f.png", ns=(1, 1))  # changed as far as one can tell
+    before = (out / "results.json").read_bytes()
+    (out / "results.json").unlink()
+    summary, _, detector = run(tmp_path, resume=True)
+    assert (summary.resumed, summary.processed, len(detector.batches)) == (1, 6, 5)
+    assert len(orjson.loads(before)) == len(orjson.loads((out / "results.json").read_bytes())) == 12
+    assert run(tmp_path, resume=True)[0].resumed == 6
+    assert run(tmp_path, HalfDetector(fingerprint="b"), resume=True)[0].resumed == 0
+    assert (
+        run(tmp_path, HalfDetector(fingerprint="b"), save=("masks",), resume=True)[0].resumed == 0
+    )
+    summary, _, _ = run(tmp_path, HalfDetector(fingerprint="b"), save=("masks",), resume=True)
+    assert summary.resumed == 6
+    assert run(tmp_path, HalfDetector(fingerprint="b"))[0].resumed == 0
 
 
-def test_import_needs_no_tensorflow():
-    code = "import sys, mrcnn.inference; print('tensorflow' in sys.modules)"
-    root = Path(inference.__file__).parent.parent
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
-    assert result.stdout.strip() == "False", result.stderr
+SLOW = """
+import sys, time
+sys.path[:0] = [{tests!r}, {root!r}]
+from test_inference import HalfDetector, run_pictures
+class Slow(HalfDetector):
+    def detect(self, batch):
+        time.sleep(0.1)
+        return super().detect(batch)
+print(run_pictures(Slow(), {source!r}, {out!r}, resume=True, progress=False).stopped)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_cut_off_loses_no_finished_picture(tmp_path, number):
+    for i in range(60):
+        write_picture(tmp_path / "in" / f"{i:02}.png")
+    out = tmp_path / "out"
+    names = {"source": str(tmp_path / "in"), "out": str(out), "root": str(ROOT)}
+    code = SLOW.format(tests=str(ROOT / "tests"), **names)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("records/*.json"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    printed = process.communicate(timeout=30)[0]
+    done = list(out.glob("records/*.json"))
+    assert 5 <= len(done) < 60
+    for record in done:
+        for file in orjson.loads(record.read_bytes())["files"]:
+            Image.open(out / file).load()
+    if number == signal.SIGINT:
+        assert printed.strip() == "interrupted"
+        assert len(load(out)[0].imgs) == len(done)
+    summary, _, detector = run(tmp_path, resume=True)
+    assert summary.resumed == len(done) and len(detector.batches) == 60 - len(done)
+    assert len(load(out)[0].imgs) == 60
+    assert not list(out.rglob(".*"))
+
+
+def test_to_coco_results_of_a_matterport_result():
+    mask = np.zeros((40, 60, 1), bool)
+    mask[5:25, 10:30] = True
+    result = {
+        "rois": np.array([[5, 10, 25, 30]], np.int32),
+        "class_ids": np.array([8], np.int32),
+        "scores": np.array([0.75], np.float32),
+        "masks": mask,
+    }
+    (row,) = inference.to_coco_results(np.int64(3), result)
+    segmentation = row.pop("segmentation")
+    assert row == {"image_id": 3, "category_id": 8, "bbox": [10, 5, 20, 20], "score": 0.75}
+    assert segmentation["size"] == [40, 60] and isinstance(segmentation["counts"], str)
+    assert (mask_utils.decode(segmentation) == mask[..., 0]).all()
+    (mapped,) = inference.to_coco_results(3, result, category_ids=[0, *range(101, 114)])
+    assert mapped["category_id"] == 108
+    nothing = {**result, "rois": np.zeros((0, 4)), "masks": mask[..., :0]}
+    nothing |= {"class_ids": np.zeros(0), "scores": np.zeros(0)}
+    assert inference.to_coco_results(1, nothing) == []

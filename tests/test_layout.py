@@ -10,55 +10,22 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mrcnn"
 RANKS = {
-    1: ["config", "boxes", "classes", "files", "schedules", "shapes", "policy", "coco_data"],
-    2: [
-        "image",
-        "tensor_ops",
-        "augmentation",
-        "clothing",
-        "layers",
-        "html",
-        "deepfashion2",
-        "coco_json",
-        "coco_eval",
-        "demo_garments",
-        "demo_drawing",
-        "distribution",
-        "run_log",
-    ],
-    3: [
-        "dataset",
-        "targets",
-        "scenes",
-        "sampling",
-        "backbone",
-        "rpn",
-        "roi",
-        "drawing",
-        "evaluation",
-        "runs",
-        "conversion",
-        "coco_statistics",
-        "demo",
-        "bootstrap",
-        "diagnosis",
-    ],
-    4: [
-        "samples",
-        "heads",
-        "visualize",
-        "weights",
-        "inference",
-        "inspection",
-        "checkpoints",
-        "preflight",
-        "metrics",
-    ],
-    5: ["loader", "network", "sources", "trainer", "eval_plots", "eval_pictures"],
-    6: ["data", "preview", "training", "report"],
-    7: ["runner"],
-    8: ["model"],
-    9: ["utils", "parallel_model"],
+    rank: names.split()
+    for rank, names in {
+        1: "config boxes classes files schedules shapes policy coco_data reading",
+        2: "image tensor_ops augmentation clothing layers html deepfashion2 coco_json coco_eval "
+        "demo_garments demo_drawing distribution run_log listing colors refine tables",
+        3: "dataset targets scenes sampling backbone rpn roi drawing evaluation runs conversion "
+        "coco_statistics demo bootstrap diagnosis results records",
+        4: "samples heads visualize weights inspection checkpoints preflight metrics writers "
+        "gallery",
+        5: "loader network sources trainer eval_plots eval_pictures inference video",
+        6: "data preview training report detection",
+        7: "runner",
+        8: "model",
+        9: "utils parallel_model predictor",
+        10: "judge",
+    }.items()
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 LIGHT = [
@@ -81,6 +48,9 @@ LIGHT = [
     "eval_pictures",
     "report",
     "inference",
+    "writers",
+    "gallery",
+    "video",
     "data",
     "loader",
     "preview",

@@ -1,0 +1,51 @@
+"""The name of a garment's colour.
+
+Each pixel gets the nearest of these names in CIELAB, where distances follow the eye; the name
+with the most pixels wins. Light counts: red cloth in deep shade is called brown or black.
+"""
+
+import numpy as np
+
+# sRGB of each name's typical shades; several where one would not cover what people call so.
+COLORS = {
+    "black": [(0, 0, 0), (35, 35, 38)],
+    "grey": [(85, 85, 88), (128, 128, 128), (170, 170, 172)],
+    "white": [(255, 255, 255), (225, 225, 228)],
+    "red": [(220, 20, 30), (165, 20, 30)],
+    "orange": [(255, 130, 0), (225, 110, 40)],
+    "yellow": [(255, 225, 20), (235, 205, 90)],
+    "olive": [(110, 110, 45), (75, 80, 45)],
+    "green": [(40, 150, 60), (20, 90, 45), (140, 200, 110)],
+    "turquoise": [(60, 190, 185), (20, 120, 125)],
+    "blue": [(40, 90, 200), (90, 150, 215), (85, 115, 160)],
+    "navy": [(20, 28, 75), (40, 50, 80)],
+    "purple": [(115, 45, 150), (150, 110, 185)],
+    "pink": [(255, 150, 185), (225, 60, 130), (235, 195, 200)],
+    "brown": [(105, 65, 40), (70, 45, 35), (145, 100, 70)],
+    "beige": [(225, 205, 170), (195, 170, 135)],
+}
+SAMPLES = 2000
+
+
+def color_name(pixels):
+    """The dominant colour of pixels.
+
+    Args:
+        pixels: [P, (red, green, blue)] uint8, sRGB.
+
+    Returns:
+        a key of `COLORS`; "" without pixels.
+    """
+    if not len(pixels):
+        return ""
+    from skimage.color import rgb2lab  # slow to import, and needed once results are written
+
+    # Evenly spread over the garment, and the same at each run.
+    sample = np.asarray(pixels)[:: -(-len(pixels) // SAMPLES)]
+    names = [name for name, shades in COLORS.items() for _ in shades]
+    shades = np.array([shade for shades in COLORS.values() for shade in shades], np.uint8)
+    distances = np.linalg.norm(rgb2lab(sample)[:, None] - rgb2lab(shades)[None], axis=-1)
+    votes = dict.fromkeys(COLORS, 0)
+    for index, count in enumerate(np.bincount(distances.argmin(axis=1), minlength=len(names))):
+        votes[names[index]] += int(count)
+    return max(votes, key=votes.__getitem__)

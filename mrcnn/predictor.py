@@ -1,0 +1,364 @@
+"""Pictures in, garments out: the detector for programs.
+
+    from mrcnn.predictor import Predictor
+
+    predictor = Predictor.load("weights")
+    for result in predictor.stream(["a.jpg", "b.png"]):
+        print(result.names, result.scores, result.boxes, result.areas)
+
+H, W: height and width of a picture, pixels.
+"""
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import tensorflow as tf
+
+from mrcnn import detection, layers, sources, weights
+from mrcnn.boxes import compute_overlaps
+from mrcnn.model import MaskRCNN
+from mrcnn.reading import read_image
+from mrcnn.results import Result, without_overlaps
+
+# Enters each fingerprint; to be counted up when the same settings give other results.
+VERSION = 1
+# Two views of a garment overlap at least so much.
+SAME_GARMENT = 0.5
+# Up to this input size pictures are detected four at a time, which is then faster.
+SMALL_INPUT = 640
+
+
+@dataclass
+class Prepared:
+    """A picture ready for the network: what `detection.mold` makes of it, and of its mirror
+    image if that is looked at too."""
+
+    image: np.ndarray
+    views: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+class Predictor:
+    """A detector with settings.
+
+    `prepare` and `finish` may run in any thread, `detect` in one at a time.
+
+    Attributes:
+        class_names: by class id, background first.
+        batch_size: pictures that the network takes at once.
+        weights: Path of the file that `load` took, else None.
+
+    Args:
+        model: `MaskRCNN` in inference mode, with weights. Its own BATCH_SIZE is not used.
+        batch_size: int; rests are filled up, so take 1 to detect single pictures. None: 4 for
+            inputs up to 640 pixels, else 1.
+        min_score: None: the model's DETECTION_MIN_CONFIDENCE. A lower one needs `load`.
+        max_detections: the best of a picture, after all other settings; None: the model's.
+        classes: names of classes to keep, None for all.
+        tta: look at the mirror image too and take the mean of both; takes twice as long.
+        agnostic_nms: one class for each garment, see `results.without_overlaps`.
+        exclusive_masks: no pixel in two garments.
+        refine: fit masks to the picture's edges, see `refine.refine_mask`; needs OpenCV.
+        device: "cpu", "gpu:0", ...; None leaves it to TensorFlow.
+
+    Raises:
+        ValueError: if a class is unknown, a number out of range or the device isn't there.
+        ImportError: if refine lacks OpenCV.
+    """
+
+    def __init__(
+        self,
+        model,
+        batch_size=None,
+        min_score=None,
+        max_detections=None,
+        classes=None,
+        tta=False,
+        agnostic_nms=False,
+        exclusive_masks=False,
+        refine=False,
+        device=None,
+    ):
+        config = model.config
+        self.weights: Path | None = None
+        self.model, self.class_names = model, model.class_names
+        size = 4 if max(config.IMAGE_SHAPE[:2]) <= SMALL_INPUT else 1
+        self.batch_size = _at_least_one("batch_size", batch_size or size)
+        self._min_score = config.DETECTION_MIN_CONFIDENCE if min_score is None else min_score
+        _check_score(self._min_score)
+        self._most = _at_least_one(
+            "max_detections", max_detections or config.DETECTION_MAX_INSTANCES
+        )
+        self._classes = None if classes is None else _class_ids(classes, self.class_names)
+        self._tta, self._agnostic = bool(tta), bool(agnostic_nms)
+        self._refine, self._exclusive = bool(refine), bool(exclusive_masks)
+        self._device = _device(device)
+        if refine:
+            from mrcnn.refine import load_opencv
+
+            load_opencv()
+
+    @classmethod
+    def load(cls, path="weights", size=None, precision="auto", min_score=None,
+             max_detections=None, device=None, **settings):  # fmt: skip
+        """A predictor of a weights file. Backbone, classes and input size come from the file.
+
+        Args:
+            path: a file, a folder (its newest .h5) or "coco", see `sources.find_weights`.
+            size: longer side of the network's input, a multiple of 64; None: the file's.
+            precision: "auto", "float32", "bfloat16" or "float16".
+            min_score, max_detections, device, **settings: as above.
+
+        Raises:
+            FileNotFoundError: if there are no weights there.
+            ValueError: as above, or if the size isn't a multiple of 64.
+            weights.WeightsError: if the file doesn't fit or leaves layers at random.
+        """
+        path = sources.find_weights(path)
+        config = sources.config_for(
+            weights.inspect(path), IMAGES_PER_GPU=1, GPU_COUNT=1, COMPUTE_DTYPE=precision
+        )
+        changes = _sizes(config, size)
+        if min_score is not None:
+            changes["DETECTION_MIN_CONFIDENCE"] = _check_score(min_score)
+        if settings.get("tta"):
+            # The mean may reach what one of the two views alone doesn't.
+            low = changes.get("DETECTION_MIN_CONFIDENCE", config.DETECTION_MIN_CONFIDENCE)
+            min_score, changes["DETECTION_MIN_CONFIDENCE"] = low, low / 2
+        if (max_detections or 0) > config.DETECTION_MAX_INSTANCES:
+            changes["DETECTION_MAX_INSTANCES"] = max_detections
+        with tf.device(_device(device)):
+            model = MaskRCNN(
+                "inference", type(config).from_dict({**config.to_dict(), **changes}), "logs"
+            )
+            load_whole(model, path)
+            layers.freeze(model.keras_model)
+        predictor = cls(
+            model, min_score=min_score, max_detections=max_detections, device=device, **settings
+        )
+        predictor.weights = path
+        return predictor
+
+    @cached_property
+    def fingerprint(self):
+        """A text that is the same for the same weights and settings, whatever their files."""
+        digest = hashlib.blake2b(digest_size=16)
+        for variable in self.model.keras_model.variables:
+            digest.update(np.asarray(variable).tobytes())
+        settings = [
+            VERSION, self.model.config.to_dict(), self.class_names, self._min_score, self._most,
+            sorted(self._classes or ()), self._classes is None, self._tta, self._agnostic,
+            self._refine, self._exclusive, layers.resolve_dtype(self.model.config.COMPUTE_DTYPE),
+        ]  # fmt: skip
+        digest.update(orjson.dumps(settings, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
+        return digest.hexdigest()
+
+    def __call__(self, pictures):
+        """`stream` as a list, which holds all pictures."""
+        return list(self.stream(pictures))
+
+    def stream(self, pictures):
+        """Detects in one picture after the other.
+
+        Args:
+            pictures: iterable of paths and of arrays [H, W, 3] uint8 RGB.
+
+        Yields:
+            `Result` of each.
+
+        Raises:
+            reading.ImageError: if a file can't be read.
+            ValueError: if an array is no picture.
+        """
+        if isinstance(pictures, (str, os.PathLike, np.ndarray)):
+            raise ValueError("got one picture; give a list of pictures")
+        batch: list[Prepared] = []
+        for picture in pictures:
+            is_path = isinstance(picture, (str, os.PathLike))
+            batch.append(self.prepare(read_image(picture) if is_path else np.asarray(picture)))
+            if len(batch) == self.batch_size:
+                yield from self._results(batch)
+                batch = []
+        if batch:
+            yield from self._results(batch)
+
+    def _results(self, batch):
+        for prepared, raw in zip(batch, self.detect(batch), strict=True):
+            yield self.finish(prepared, raw)
+
+    def prepare(self, image):
+        """Brings a picture [H, W, 3] uint8 to the network's size: `Prepared`.
+
+        Raises:
+            ValueError: if it isn't [H, W, 3] uint8.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f"got a picture of {image.dtype} {image.shape}; give [height, width, 3] uint8 RGB"
+            )
+        images = [image, image[:, ::-1]] if self._tta else [image]
+        molded = [detection.mold([i], self.model.config) for i in images]
+        return Prepared(image, [(m[0], meta[0], window[0]) for m, meta, window in molded])
+
+    def detect(self, batch):
+        """Runs the network on at most `batch_size` prepared pictures.
+
+        Returns:
+            list of what `finish` takes.
+        """
+        raws: list[list[Any]] = [[] for _ in batch]
+        for view in range(len(batch[0].views)):
+            molded = [p.views[view] for p in batch]
+            for rows in _same_shapes(molded):
+                for row, raw in zip(rows, self._run([molded[r] for r in rows]), strict=True):
+                    raws[row].append(raw)
+        return raws
+
+    def _run(self, molded):
+        """Detections and masks of pictures of one molded shape."""
+        count = len(molded)
+        # A batch of another size would be traced anew, which takes longer than to fill it up.
+        molded = molded + molded[-1:] * (self.batch_size - count)
+        with tf.device(self._device):
+            detections, masks = self.model._run(*(np.stack([m[i] for m in molded]) for i in (0, 1)))
+        return [(detections[i], masks[i]) for i in range(count)]
+
+    def finish(self, prepared, raw):
+        """The `Result` of a picture, from its entry of what `detect` returned."""
+        shape, found = prepared.image.shape, []
+        for (molded, _, window), (rows, masks) in zip(prepared.views, raw, strict=True):
+            boxes, ids, scores, used = detection.unmold_boxes(rows, shape, molded.shape, window)
+            found.append((boxes, ids, scores, np.asarray(masks[used], np.float32)))
+        boxes, ids, scores, own = (
+            merge_views(found[0], found[1], shape[1]) if self._tta else found[0]
+        )
+        names = self.class_names
+        result = Result(prepared.image, boxes, ids, scores, own, names, refined=self._refine)
+        keep = result.scores >= self._min_score
+        if self._classes is not None:
+            keep &= np.isin(result.class_ids, list(self._classes))
+        result = result.select(keep)
+        if self._agnostic:
+            result = without_overlaps(result)
+        return replace(result.select(slice(self._most)), exclusive=self._exclusive)
+
+
+def load_whole(model, path):
+    """Loads a weights file that must fill every layer.
+
+    Raises:
+        weights.WeightsError: if some layer would be left at random.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of random layers: they end the work below
+        model.load_weights(path, by_name=True)
+    if model.random_layers:
+        raise weights.WeightsError(
+            f"{path} has no weights for these layers, so results would be random: "
+            f"{', '.join(model.random_layers)}\nGive a file of the whole model."
+        )
+
+
+def merge_views(plain, mirrored, width):
+    """Means of what was found in a picture and in its mirror image.
+
+    A garment that only one view shows keeps half its score.
+
+    Args:
+        plain, mirrored: boxes [N, 4] int32, class_ids [N], scores [N], masks [N, S, S].
+        width: of the picture, pixels.
+
+    Returns:
+        the same four arrays, best score first.
+    """
+    boxes, ids, scores, masks = mirrored
+    boxes = np.stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], axis=1)
+    other = list(zip(boxes, ids, scores, masks[..., ::-1], strict=True))
+    iou = compute_overlaps(plain[0], boxes)
+    rows, left = [], set(range(len(other)))
+    for i, (box, class_id, score, mask) in enumerate(zip(*plain, strict=True)):
+        fits = [j for j in left if other[j][1] == class_id and iou[i, j] >= SAME_GARMENT]
+        if not fits:
+            rows.append((box, class_id, score / 2, mask))
+            continue
+        j = max(fits, key=lambda j: iou[i, j])
+        left.remove(j)
+        share = score / (score + other[j][2])
+        rows.append(
+            (
+                np.rint(box * share + other[j][0] * (1 - share)).astype(np.int32),
+                class_id,
+                (score + other[j][2]) / 2,
+                mask * share + other[j][3] * (1 - share),
+            )
+        )
+    rows += [(other[j][0], other[j][1], other[j][2] / 2, other[j][3]) for j in sorted(left)]
+    rows.sort(key=lambda row: -row[2])
+    if not rows:
+        return plain
+    return tuple(
+        np.stack(c).astype(p.dtype) for c, p in zip(zip(*rows, strict=True), plain, strict=True)
+    )
+
+
+def _same_shapes(molded):
+    """Row numbers grouped by the molded pictures' shapes (they differ with pad64 only)."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, (picture, _, _) in enumerate(molded):
+        groups.setdefault(picture.shape, []).append(row)
+    return groups.values()
+
+
+def _sizes(config, size):
+    """The changes of a configuration that give an input of `size` pixels."""
+    if size is None:
+        return {}
+    if size < 64 or size % 64:
+        raise ValueError(
+            f"size is {size}; give a multiple of 64, such as {max(1, round(size / 64)) * 64}"
+        )
+    smaller = round(config.IMAGE_MIN_DIM * size / config.IMAGE_MAX_DIM)
+    return {"IMAGE_MIN_DIM": smaller, "IMAGE_MAX_DIM": size}
+
+
+def _check_score(score):
+    if not 0 <= score <= 1:
+        raise ValueError(f"min_score is {score}; give a number from 0 to 1")
+    return float(score)
+
+
+def _at_least_one(name, value):
+    if int(value) < 1:
+        raise ValueError(f"{name} is {value}; give 1 or more")
+    return int(value)
+
+
+def _class_ids(wanted, names):
+    unknown = [n for n in wanted if n not in names[1:]]
+    if unknown or not wanted:
+        raise ValueError(
+            f"unknown classes: {', '.join(unknown) or 'none given'}; this model knows {', '.join(names[1:])}"
+        )
+    return {names.index(n) for n in wanted}
+
+
+def _device(device):
+    """TensorFlow's name of a device, None if it may choose."""
+    if device is None:
+        return None
+    kind, _, number = str(device).lower().partition(":")
+    found = tf.config.list_physical_devices(kind.upper()) if kind in ("cpu", "gpu") else []
+    if not (number or "0").isdigit() or int(number or 0) >= len(found):
+        there = [
+            d.name.removeprefix("/physical_device:").lower()
+            for d in tf.config.list_physical_devices()
+            if d.device_type in ("CPU", "GPU")
+        ]
+        raise ValueError(f"there is no device {device!r}; this machine has {', '.join(there)}")
+    return f"/{kind.upper()}:{number or 0}"

@@ -1,0 +1,157 @@
+"""Any picture file -> an array."""
+
+import os
+import stat
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm"),
+)
+HEIF = (".heic", ".heif")
+# Pillow's own ceiling; its memory as RGB is half a gigabyte.
+MAX_PIXELS = 178_956_970
+_EXIF_ORIENTATION = 0x0112
+# What turns the stored picture upright, by the value of the EXIF tag; 1 is upright already.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """A file that can't be read as a picture."""
+
+
+def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
+    """Reads any picture that Pillow opens.
+
+    Palette, grey, CMYK and 16 bit pictures (scaled to 8) become RGB; what is transparent
+    becomes white; of an animation the first frame is taken. HEIC needs the package
+    pillow-heif.
+
+    Args:
+        path: str or PathLike of a file.
+        apply_exif: turn the picture upright as its EXIF orientation says. False for annotated
+            data, whose polygons refer to the pixels as they are stored (TIFF is turned anyway).
+        max_pixels: a larger picture is refused before it is decoded.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+
+    Raises:
+        ImageError: if the file is missing, empty, truncated, too large, a directory or no
+            picture.
+    """
+    size = _file_size(path)
+    try:
+        if os.fspath(path).lower().endswith(HEIF):
+            _register_heif()
+        with Image.open(path) as picture:
+            _check_pixels(picture.size, max_pixels)
+            picture.load()
+            turn = _UPRIGHT.get(_orientation(picture)) if apply_exif else None
+            picture = _to_rgb(picture)
+        # A copy, as arrays that share Pillow's memory can't be written to.
+        return np.array(picture if turn is None else picture.transpose(turn))
+    except Exception as error:  # Damaged files make Pillow's decoders raise all sorts of errors.
+        why = _reason(error) if size else "the file is empty"
+        raise ImageError(f"{path} cannot be read: {why}; pass a sound JPEG, PNG, ...") from error
+
+
+def is_picture(path):
+    """Whether a file looks like a picture by its content, whatever its ending."""
+    try:
+        with Image.open(path):
+            return True
+    except Exception:
+        return False
+
+
+@contextmanager
+def quiet_pillow():
+    """Within, Pillow doesn't warn of odd metadata, nor of large pictures, for which
+    `read_image` has its own limit.
+
+    Warning filters belong to the whole process, so this is for the thread that starts others.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _file_size(path):
+    """Bytes of a regular file; raises ImageError for everything else."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        what = "does not exist"
+        if os.path.islink(path):
+            what = "is a link to a file that does not exist"
+        elif not isinstance(error, FileNotFoundError):
+            what = f"cannot be opened ({error})"
+        raise ImageError(f"{path} {what}; pass the path of a picture") from error
+    if not stat.S_ISREG(status.st_mode):
+        what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
+        raise ImageError(f"{path} {what}; pass the path of a picture")
+    return status.st_size
+
+
+def _register_heif():
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise ImageError("HEIC needs the package pillow-heif (pip install pillow-heif)") from None
+    register_heif_opener()
+
+
+def _check_pixels(size, max_pixels):
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"it has {width} x {height} pixels, more than the {max_pixels:,} that are decoded"
+        )
+
+
+def _reason(error):
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than the {MAX_PIXELS:,} pixels that are decoded"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is not a picture, or of an unknown format"
+    if isinstance(error, MemoryError):
+        return "it doesn't fit into memory"
+    return str(error) or type(error).__name__
+
+
+def _orientation(picture):
+    """The value of the EXIF tag, None without one."""
+    try:
+        return picture.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # Broken metadata is no reason to refuse a sound picture.
+        return None
+
+
+def _to_rgb(picture):
+    """Any Pillow picture -> one of mode RGB."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # Pillow would cut these off at 255. Integers are 16 bit whatever the mode's width.
+        values = np.asarray(picture, np.float32)
+        full = 65535 if picture.mode != "F" else max(1.0, min(255.0, values.max(initial=0)))
+        grey = np.rint(np.clip(values / np.float32(full), 0, 1) * 255).astype(np.uint8)
+        picture = Image.fromarray(grey)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture)
+        return white
+    return picture.convert("RGB")

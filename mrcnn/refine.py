@@ -1,0 +1,59 @@
+"""Masks fitted to the edges in the picture, by GrabCut (Rother et al., 2004) of OpenCV."""
+
+import numpy as np
+
+# Where the network is surer than this, its word stands; in between the picture decides.
+SURE = 0.8
+SMALLEST = 8  # pixels; below, a box holds too little to learn colours from
+LARGEST = 1024  # pixels of a side; larger boxes are cut at this size
+
+
+def load_opencv():
+    """OpenCV, which `--refine` needs and nothing else of the detector.
+
+    Raises:
+        ImportError: if it isn't there or can't be loaded, with what to do.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            f"refining masks needs OpenCV, which can't be imported ({error}); run "
+            "pip install opencv-python-headless"
+        ) from error
+    return cv2
+
+
+def refine_mask(image, probabilities):
+    """A garment's mask, its edge moved to where the colours change.
+
+    Args:
+        image: [h, w, 3] uint8 RGB, the picture within the garment's box.
+        probabilities: [h, w] float in 0..1.
+
+    Returns:
+        [h, w] bool; probabilities >= 0.5 where there is nothing to learn colours from.
+    """
+    cv2 = load_opencv()
+    plain = probabilities >= 0.5
+    scale = min(1.0, LARGEST / max(1, *plain.shape))
+    if min(plain.shape) < SMALLEST:
+        return plain
+    picture = np.ascontiguousarray(image[..., ::-1])  # OpenCV's order
+    values = np.ascontiguousarray(probabilities, np.float32)
+    if scale < 1:
+        size = (round(plain.shape[1] * scale), round(plain.shape[0] * scale))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        values = cv2.resize(values, size)
+    guess = np.where(values >= 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    guess[values < 1 - SURE], guess[values > SURE] = cv2.GC_BGD, cv2.GC_FGD
+    inside = guess % 2 == 1
+    if inside.all() or not inside.any():
+        return plain
+    cv2.setRNGSeed(0)  # of this thread; its clustering starts at random
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(picture, guess, None, *models, 1, cv2.GC_INIT_WITH_MASK)
+    cut = (guess % 2).astype(np.float32)
+    if scale < 1:
+        cut = cv2.resize(cut, (plain.shape[1], plain.shape[0]))
+    return cut >= 0.5
