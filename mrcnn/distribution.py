@@ -92,7 +92,13 @@ def _tasks():
         return len(order), index, tf.distribute.cluster_resolver.TFConfigClusterResolver()
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", 1)))
     if tasks > 1 and "SLURM_PROCID" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver({"worker": tasks})
+        try:
+            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver({"worker": tasks})
+        except (OSError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"Slurm's variables tell of {tasks} tasks, but where they run can't be found out "
+                f"({error!r}); start them by srun where scontrol is, or set TF_CONFIG"
+            ) from error
         return tasks, int(os.environ["SLURM_PROCID"]), resolver
     return 1, 0, None
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import tempfile
 from contextlib import contextmanager, suppress
@@ -7,13 +8,14 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path):
+def replacing(path, sync=False):
     """A temporary file beside `path` that takes its name if the block succeeds.
 
     A reader, or a run that is cut off, never meets half a file.
 
     Args:
         path: str or Path; its folder must exist.
+        sync: also wait until it is on the disk, so that this holds when the power fails.
 
     Yields:
         Path of the temporary file.
@@ -24,14 +26,30 @@ def replacing(path):
     try:
         yield Path(name)
         os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+        if sync:
+            flush(name)
         os.replace(name, path)
+        if sync:
+            flush(path.parent)
     except BaseException:
         with suppress(OSError):
             os.unlink(name)
         raise
 
 
-def write_atomically(path, content):
+def write_atomically(path, content, sync=False):
     """Writes bytes; see `replacing`."""
-    with replacing(path) as temporary:
+    with replacing(path, sync) as temporary:
         temporary.write_bytes(content)
+
+
+def flush(path):
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems have nothing to flush in a folder
+            raise
+    finally:
+        os.close(handle)

@@ -49,10 +49,11 @@ def find_last(model_dir, name):
     Raises:
         FileNotFoundError: if there is none.
     """
+    pattern = re.compile(rf"mask_rcnn_{re.escape(name.lower())}_(\d{{4,}})\.h5")
     for folder in run_folders(model_dir, name):
-        found = [p for p in folder.glob("mask_rcnn_*.h5") if ".state" not in p.suffixes]
+        found = [match for p in folder.glob("*.h5") if (match := pattern.fullmatch(p.name))]
         if found:
-            return str(max(found, key=lambda p: (len(p.name), p.name)))
+            return str(folder / max(found, key=lambda match: int(match.group(1))).group())
     raise FileNotFoundError(
         f"no checkpoint of a run named {name.lower()!r} in {Path(model_dir).resolve()}"
     )

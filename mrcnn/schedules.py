@@ -48,12 +48,13 @@ class StepSchedule(Schedule):
     """Falls to a tenth at given steps (the Mask R-CNN paper, section 3.1).
 
     Args:
-        milestones: steps, rising.
-        factor: of each fall.
+        milestones: steps, each the first at its lower rate.
+        factor: of each fall, above 0 and below 1.
     """
 
     def __init__(self, peak, milestones, factor=0.1, warmup=0):
         super().__init__(peak, warmup)
+        _check_fall(factor)
         self.milestones, self.fall = sorted(int(m) for m in milestones), float(factor)
 
     def factor(self, step):
@@ -69,6 +70,8 @@ class CosineSchedule(Schedule):
 
     def __init__(self, peak, steps, warmup=0):
         super().__init__(peak, warmup)
+        if steps < 1:
+            raise ValueError(f"got a cosine over {steps} steps; give 1 or more")
         self.steps = int(steps)
 
     def factor(self, step):
@@ -80,42 +83,55 @@ class PlateauSchedule(Schedule):
     """Falls when the validation loss has not fallen for some epochs.
 
     Args:
-        fall: factor of each fall.
-        patience: epochs.
-        lowest: no rate below this one.
+        fall: factor of each fall, above 0 and below 1.
+        patience: epochs, 1 or more.
+        lowest: no rate below this one; at most `peak`.
         delta: the loss must fall by more than this to count.
     """
 
     def __init__(self, peak, fall=0.3, patience=5, lowest=0.0, delta=1e-4, warmup=0):
         super().__init__(peak, warmup)
+        _check_fall(fall)
+        if patience < 1 or not 0 <= lowest <= peak or not 0 <= delta < math.inf:
+            raise ValueError(
+                f"got patience={patience}, lowest={lowest} and delta={delta}; give a patience of "
+                f"1 or more, a lowest rate of 0 to {peak} and a delta of 0 or more"
+            )
         self.fall, self.patience = float(fall), int(patience)
-        self.lowest, self.delta = float(lowest), float(delta)
-        self.current, self.best, self.waited = self.peak, math.inf, 0
+        self.lowest, self.delta = lowest / peak, float(delta)
+        # A share of `peak`, so that a run that goes on with another rate gets that one.
+        self.share, self.best, self.waited = 1.0, math.inf, 0
 
     def factor(self, step):
         del step
-        return self.current / self.peak
+        return self.share
 
     def end_epoch(self, loss):
         if loss < self.best - self.delta:
             self.best, self.waited = loss, 0
             return None
         self.waited += 1
-        lower = max(self.current * self.fall, self.lowest)
-        # Rates like 0.3 * 0.001 and 0.0003 differ in their last bit.
-        if self.waited < self.patience or math.isclose(lower, self.current):
+        lower = max(self.share * self.fall, self.lowest)
+        # Shares like 0.3 and 0.3 * 0.001 / 0.001 differ in their last bit.
+        if self.waited < self.patience or math.isclose(lower, self.share):
             return None
-        self.current, self.waited = lower, 0
-        return f"no lower validation loss for {self.patience} epochs: learning rate {lower:.3g}"
+        self.share, self.waited = lower, 0
+        rate = self.peak * lower
+        return f"no lower validation loss for {self.patience} epochs: learning rate {rate:.3g}"
 
     def state(self):
         # JSON has no infinity.
         best = None if math.isinf(self.best) else self.best
-        return {"current": self.current, "best": best, "waited": self.waited}
+        return {"share": self.share, "best": best, "waited": self.waited}
 
     def restore(self, state):
-        self.current, self.waited = state["current"], state["waited"]
+        self.share, self.waited = state["share"], state["waited"]
         self.best = math.inf if state["best"] is None else state["best"]
+
+
+def _check_fall(factor):
+    if not 0 < factor < 1:
+        raise ValueError(f"got a fall by the factor {factor}; give one above 0 and below 1")
 
 
 def make_schedule(kind, peak, *, epochs, steps_per_epoch, warmup=0):
@@ -128,7 +144,12 @@ def make_schedule(kind, peak, *, epochs, steps_per_epoch, warmup=0):
         peak: the highest rate.
         epochs, steps_per_epoch: of the whole training.
         warmup: steps of linear growth.
+
+    Raises:
+        ValueError: for another name, or a number that makes no sense.
     """
+    if epochs < 1 or steps_per_epoch < 1:
+        raise ValueError(f"got {epochs} epochs of {steps_per_epoch} steps; give 1 or more of each")
     total = epochs * steps_per_epoch
     if kind == "plateau":
         return PlateauSchedule(peak, lowest=0.3 * peak, warmup=warmup)
@@ -167,17 +188,25 @@ def parse_stages(text):
     """
     stages: list[Stage] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(.+):(\d+)(?:/([\d.]+))?\s*", part)
+        found = re.fullmatch(r"\s*(\S.*?)\s*:\s*([0-9]+)(?:/([0-9]+(?:\.[0-9]+)?))?\s*", part)
         if not found:
             raise ValueError(
                 f"got the stage {part!r}; give layers:epoch or layers:epoch/divisor, such as "
                 "heads:40,4+:120,all:160/10"
             )
         layers, until, divisor = found.group(1), int(found.group(2)), float(found.group(3) or 1)
-        if until <= (stages[-1].until if stages else 0) or divisor <= 0:
+        before = stages[-1].until if stages else 0
+        if until <= before or divisor <= 0:
             raise ValueError(
-                f"got the stage {part!r} after {stages[-1].until if stages else 0} epochs; stages "
-                "must end at rising epochs, and divisors be positive"
+                f"got the stage {part!r} after {before} epochs; stages must end at rising "
+                "epochs, and divisors be positive"
             )
+        try:
+            re.compile(layers)
+        except re.error as error:
+            raise ValueError(
+                f"got the stage {part!r}, whose layers are no regular expression ({error}); "
+                "give heads, 3+, 4+, 5+, all or a regular expression without commas"
+            ) from error
         stages.append(Stage(layers, until, divisor))
     return stages

@@ -246,16 +246,21 @@ def test_matterport_notebook_calls(datasets, inference):
 
 
 def test_training_learns(datasets, tmp_path):
-    """A minute's training on six pictures: the losses fall."""
+    """Half a minute's training on six pictures: the losses fall."""
+    import keras
+
     from mrcnn import model as modellib
+
+    keras.utils.set_random_seed(0)
 
     class Quick(ShapesConfig):
         STEPS_PER_EPOCH = 30
 
     model = modellib.MaskRCNN("training", Quick(), str(tmp_path))
     first = model.train(datasets[0], None, 0.05, 1, "all")
-    last = model.train(datasets[0], None, 0.05, 3, "all")
-    assert last[-1]["loss"] < 0.75 * first[0]["loss"]
+    last = model.train(datasets[0], None, 0.05, 6, "all")
+    assert len(last) == 5
+    assert last[-1]["loss"] < 0.7 * first[0]["loss"]
     assert "val_loss" not in last[0]
 
 

@@ -1,39 +1,27 @@
+"""The training loop with a made-up trainer, and with a small network that is stopped and resumed."""
+
+import json
+import os
+import signal
+
 import numpy as np
 import pytest
+from test_model import ShapesConfig, shapes
 
 pytestmark = pytest.mark.tf
 
 
-def test_total_loss_by_hand():
-    import keras
-    import tensorflow as tf
-
-    from mrcnn.training import total_loss
-
-    losses = {"rpn_class_loss": tf.constant(2.0), "mrcnn_mask_loss": tf.constant(3.0)}
-    decayed = [keras.Variable([[1.0, 2.0], [3.0, 4.0]]), keras.Variable([2.0])]
-    # 0.1 * (30 / 4 + 4 / 1): a mean over each weight, not a sum
-    total = total_loss(losses, {"mrcnn_mask_loss": 0.5}, decayed, 0.1)
-    assert float(total) == pytest.approx(2.0 + 1.5 + 0.1 * (7.5 + 4.0))
-
-
-def test_cosine_schedule():
-    from mrcnn.training import cosine_schedule
-
-    rate = cosine_schedule(0.1, 100, warmup=10)
-    assert rate(0) == pytest.approx(0.01) and rate(9) == pytest.approx(0.1)
-    assert rate(10) == pytest.approx(0.1) and rate(55) == pytest.approx(0.05)
-    assert rate(100) == pytest.approx(0.0, abs=1e-12)
-
-
 class Loader:
+    """Gives the same plain numbers as batches in each epoch."""
+
     wait_seconds = 0.0
 
     def __init__(self, batches):
         self.batches = batches
 
-    def epoch(self, number, steps=None):
-        yield from self.batches[:steps]
+    def epoch(self, number, steps=None, start=0):
+        for batch in self.batches[start:steps]:
+            yield [np.array([batch])]
 
 
 class OneWeight:
@@ -45,93 +33,335 @@ class OneWeight:
         self.model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         self.optimizer = keras.optimizers.SGD(0.1)
         self.model.compile(optimizer=self.optimizer)
-        self.weight, self.rates = 0.0, []
+        self.weight, self.rates, self.step = 0.0, [], 0
+
+    def averaged(self):
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def state(self):
+        return {"weight": np.array(self.weight)}
+
+    def load_state(self, arrays):
+        self.weight = float(arrays["weight"])
 
     def train(self, batch):
-        self.rates.append(float(self.optimizer.learning_rate))
-        loss = (self.weight - batch) ** 2
-        self.weight -= self.rates[-1] * 2 * (self.weight - batch)
+        target = float(batch[0][0])
+        self.rates.append(float(self.optimizer.learning_rate.numpy()))
+        loss = (self.weight - target) ** 2
+        self.weight -= self.rates[-1] * 2 * (self.weight - target)
+        self.step += 1
         return {"loss": loss, "rpn_class_loss": loss}
 
     def validate(self, batch):
-        return {"loss": (self.weight - batch) ** 2, "rpn_class_loss": 0.0}
+        return {"loss": (self.weight - float(batch[0][0])) ** 2, "rpn_class_loss": 0.0}
 
 
-def run(trainer, batches, tmp_path, **options):
+def plan(folder, steps, **options):
+    from mrcnn.checkpoints import Checkpoints
+    from mrcnn.run_log import RunLog
+    from mrcnn.training import Training
+
+    values = {"epochs": 2, "steps_per_epoch": steps, "validation_steps": 1, "show_progress": False}
+    values["checkpoints"] = Checkpoints(folder, "made_up")
+    values["save_weights"] = lambda path: path.write_bytes(b"weights")
+    values["log"] = RunLog(folder)
+    return Training(**{**values, **options})
+
+
+def run(trainer, batches, folder, progress=None, **options):
     from mrcnn.training import fit
 
-    saved = []
-    rows = fit(
-        trainer,
-        Loader(batches),
-        Loader([1.0]),
-        **{
-            "epochs": 2,
-            "steps_per_epoch": len(batches),
-            "validation_steps": 1,
-            "save": saved.append,
-            "log_path": tmp_path / "log.csv",
-            "show_progress": False,
-            **options,
-        },
-    )
-    return rows, saved
+    chosen = plan(folder, len(batches), **options)
+    return fit(trainer, Loader(batches), Loader([1.0]), chosen, progress)
+
+
+def epochs_on_disk(folder):
+    return [json.loads(line)["epoch"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_rows_are_means_by_hand(tmp_path):
-    trainer = OneWeight()
-    rows, saved = run(trainer, [1.0, 1.0], tmp_path)
+    rows = run(OneWeight(), [1.0, 1.0], tmp_path)
     # w: 0 -> 0.2 -> 0.36 -> 0.488 -> 0.5904
     assert rows[0]["loss"] == pytest.approx((1 + 0.64) / 2)
     assert rows[0]["val_loss"] == pytest.approx(0.64**2)
     assert rows[1]["val_loss"] == pytest.approx((1 - 0.5904) ** 2)
-    assert saved == [1, 2]
+    assert rows[0]["epoch"] == 1 and 0 <= rows[0]["data_wait_share"] <= 1
+    assert epochs_on_disk(tmp_path) == [1, 2]
     assert (tmp_path / "log.csv").read_text().count("\n") == 3
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"mask_rcnn_made_up_0001.h5", "mask_rcnn_made_up_0002.h5", "best.h5"} <= names
+    assert {"curves.png", "checkpoints.json", "log.csv"} <= names
 
 
-def test_a_run_that_goes_on_continues_log_and_schedule(tmp_path):
-    run(OneWeight(), [1.0, 1.0], tmp_path, epochs=1)
+def test_the_schedule_sees_the_step_of_the_whole_training(tmp_path):
+    from mrcnn.schedules import CosineSchedule
+    from mrcnn.training import Progress
+
+    schedule = CosineSchedule(0.1, 8)
     trainer = OneWeight()
-    _, saved = run(
-        trainer, [1.0, 1.0], tmp_path, initial_epoch=1, schedule=lambda step: 0.01 * step
-    )
-    assert trainer.rates == pytest.approx([0.02, 0.03]) and saved == [2]
-    assert [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().split()] == [
-        "epoch",
-        "1",
-        "2",
-    ]
+    run(trainer, [1.0, 1.0], tmp_path, Progress(epoch=2), epochs=4, schedule=schedule)
+    assert trainer.rates == pytest.approx([schedule.rate(step) for step in (4, 5, 6, 7)])
 
 
-def test_a_loss_that_is_not_finite_stops_at_once(tmp_path):
-    with pytest.raises(FloatingPointError, match="epoch 1, step 2.*lower the learning rate"):
-        run(OneWeight(), [1.0, float("nan")], tmp_path)
-    assert not (tmp_path / "log.csv").exists()
+def test_callbacks_get_the_original_names_and_may_end_the_run(tmp_path):
+    import keras
+
+    class Watch(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen.append((epoch, set(logs)))
+            self.model.stop_training = epoch == 1
+
+    watch = Watch()
+    rows = run(OneWeight(), [1.0], tmp_path, epochs=9, callbacks=(watch,))
+    assert len(rows) == 2
+    names = {"loss", "rpn_class_loss", "val_loss", "val_rpn_class_loss", "learning_rate"}
+    assert watch.seen == [(0, names), (1, names)]
 
 
-def test_plateau_and_early_stopping_callbacks(tmp_path):
+def test_keras_own_plateau_and_early_stopping(tmp_path):
     import keras
 
     class Flat(OneWeight):
         def train(self, batch):
             return {"loss": 1.0}
 
-    trainer = Flat()
-    plateau = keras.callbacks.ReduceLROnPlateau(factor=0.3, patience=2, min_lr=0.03, min_delta=0)
-    stop = keras.callbacks.EarlyStopping(patience=6, min_delta=0)
-    rows, _ = run(trainer, [1.0], tmp_path, epochs=20, callbacks=[plateau, stop])
+    stop = keras.callbacks.EarlyStopping(monitor="loss", patience=6, min_delta=0)
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        monitor="loss", factor=0.3, patience=2, min_lr=0.03, min_delta=0
+    )
+    rows = run(Flat(), [1.0], tmp_path, epochs=20, callbacks=(plateau, stop))
     rates = [row["learning_rate"] for row in rows]
     assert rates[0] == pytest.approx(0.1) and rates[-1] == pytest.approx(0.03)
     assert len(rows) < 20
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    class Worse(OneWeight):
+        def validate(self, batch):
+            return {"loss": float(abs(self.step - 2))}  # best after epoch 2
+
+    kept = plan(tmp_path, 1, epochs=20, early_stopping=3)
+    kept.save_weights = lambda path: path.write_text(f"after {trainer.step} steps")
+    trainer = Worse()
+    from mrcnn.training import fit
+
+    rows = fit(trainer, Loader([1.0]), Loader([1.0]), kept)
+    assert len(rows) == 5
+    assert (tmp_path / "best.h5").read_text() == "after 2 steps"
+
+
+def test_a_score_judges_epochs(tmp_path):
+    scores = iter([0.2, 0.5, 0.1])
+    options = {"score": lambda: next(scores), "score_name": "mask_ap", "epochs": 3}
+    rows = run(OneWeight(), [1.0], tmp_path, **options)
+    assert [row["mask_ap"] for row in rows] == [0.2, 0.5, 0.1]
+    best = (tmp_path / "best.h5").stat().st_ino
+    assert best == (tmp_path / "mask_rcnn_made_up_0002.h5").stat().st_ino
+
+
+def test_a_loss_that_is_not_finite_names_pictures_and_keeps_checkpoints(tmp_path):
+    class Breaks(OneWeight):
+        def train(self, batch):
+            losses = super().train(batch)
+            broken = float("nan") if self.step == 4 else 0.5
+            return {**losses, "loss": broken, "mrcnn_mask_loss": broken}
+
+    options = {"describe": lambda batch: [f"picture_{int(batch[0][0])}.jpg"]}
+    with pytest.raises(FloatingPointError) as caught:
+        run(Breaks(), [5.0, 7.0], tmp_path, **options)
+    text = str(caught.value)
+    assert "loss, mrcnn_mask_loss not finite in epoch 2, step 2" in text
+    assert "picture_7.jpg" in text and "lower the learning rate" in text and str(tmp_path) in text
+    assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
+    assert not (tmp_path / "mask_rcnn_made_up_0002.h5").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_goes_on_from_there(tmp_path, number):
+    from mrcnn.checkpoints import Checkpoints
+    from mrcnn.training import TrainingStopped, fit, resume
+
+    class Signalled(OneWeight):
+        def train(self, batch):
+            if self.step == 3:
+                os.kill(os.getpid(), number)
+            return super().train(batch)
+
+    straight = OneWeight()
+    (tmp_path / "straight").mkdir()
+    rows = run(straight, [1.0, 2.0, 3.0], tmp_path / "straight")
+
+    before = signal.getsignal(number)
+    with pytest.raises(TrainingStopped, match="epoch 2, step 1.*--weights last"):
+        run(Signalled(), [1.0, 2.0, 3.0], tmp_path)
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "interrupted.h5").exists()
+
+    saved = Checkpoints(tmp_path, "made_up").restore()
+    assert (saved.info["epoch"], saved.info["step"]) == (1, 1)
+    resumed = OneWeight()
+    again = plan(tmp_path, 3)
+    progress = resume(resumed, saved, again)
+    (row,) = fit(resumed, Loader([1.0, 2.0, 3.0]), Loader([1.0]), again, progress)
+    assert resumed.weight == straight.weight and resumed.step == 6
+    assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
+    assert not (tmp_path / "interrupted.h5").exists()
 
 
 def test_float16_scales_the_loss():
     import keras
 
     from mrcnn.config import Config
-    from mrcnn.training import make_optimizer
+    from mrcnn.trainer import make_optimizer
 
     half = make_optimizer(Config.from_dict({"COMPUTE_DTYPE": "float16"}), 0.1)
     assert isinstance(half, keras.optimizers.LossScaleOptimizer)
     full = make_optimizer(Config.from_dict({"COMPUTE_DTYPE": "float32"}), 0.1)
     assert full.global_clipnorm == 5.0 and np.isclose(full.momentum, 0.9)
+
+
+# --- A real network -----------------------------------------------------------------------------
+
+
+class Steady(ShapesConfig):
+    STEPS_PER_EPOCH = 2
+    EMA_DECAY = 0.9
+    EDGE_LOSS_WEIGHT = 0.5
+
+
+def start(folder, seed=3):
+    import keras
+
+    from mrcnn.model import MaskRCNN
+
+    keras.utils.clear_session()  # unnamed layers are counted, and the file holds their names
+    keras.utils.set_random_seed(seed)
+    return MaskRCNN("training", Steady(), str(folder))
+
+
+def train(model, epochs, **options):
+    from mrcnn.schedules import PlateauSchedule
+
+    schedule = PlateauSchedule(0.02, patience=1, delta=10.0)  # falls each epoch but the first
+    data = shapes(6), shapes(2)
+    options = {"schedule": schedule, "seed": 4, "workers": 2, "show_progress": False, **options}
+    return model.train(*data, 0.02, epochs, "all", **options)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run of four epochs at a stretch."""
+    model = start(tmp_path_factory.mktemp("straight"))
+    return model, train(model, 4)
+
+
+def files(model):
+    """Arrays of the last checkpoint's two files."""
+    from mrcnn.checkpoints import Checkpoints
+
+    saved = Checkpoints(model.log_dir, model.run_name).restore()
+    return saved.weights.read_bytes(), saved.arrays, saved.info
+
+
+def same(ours, theirs):
+    assert ours[0] == theirs[0]  # the weights file, byte by byte
+    assert set(ours[1]) == set(theirs[1]) and len(ours[1]) > 100
+    for name, array in ours[1].items():
+        assert array.tobytes() == theirs[1][name].tobytes(), name
+    drop = ("seconds", "waited")
+    assert {k: v for k, v in ours[2].items() if k not in drop} == {
+        k: v for k, v in theirs[2].items() if k not in drop
+    }
+
+
+def test_two_and_two_epochs_equal_four_to_the_bit(straight, tmp_path):
+    expected, rows = straight
+    first = start(tmp_path)
+    train(first, 2)
+    second = start(tmp_path, seed=99)  # its random start is overwritten
+    second.resume()
+    assert second.epoch == 2 and second.log_dir == first.log_dir
+    more = train(second, 4)
+    same(files(second), files(expected))
+    for ours, theirs in zip(more, rows[2:], strict=True):
+        for name in theirs:
+            if name not in ("seconds", "data_wait_share"):
+                assert ours[name] == theirs[name], name
+    assert epochs_on_disk(tmp_path / second.log_dir) == [1, 2, 3, 4]
+    run_json = json.loads((tmp_path / second.log_dir / "run.json").read_text())
+    assert len(run_json["resumed"]) == 1 and run_json["seed"] == 4
+
+
+def test_interrupted_in_an_epoch_equals_never_interrupted(straight, tmp_path):
+    import keras
+
+    from mrcnn.training import TrainingStopped
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations.numpy() == 5:  # epoch 3, step 1
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    first = start(tmp_path)
+    with pytest.raises(TrainingStopped, match="epoch 3, step 1"):
+        train(first, 4, custom_callbacks=[Stop()])
+    second = start(tmp_path, seed=98)
+    assert second.resume().name == "interrupted.h5"
+    train(second, 4)
+    same(files(second), files(straight[0]))
+
+
+def test_averages_are_what_is_saved(straight):
+    """The file holds the moving averages; the model keeps the weights themselves."""
+    model, _ = straight
+    content = files(model)[1]
+    differing = 0
+    for i in range(sum(name.startswith("weights/") for name in content)):
+        differing += not np.array_equal(content[f"weights/{i}"], content[f"averages/{i}"])
+    assert differing > 50
+    kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel.numpy()
+    import h5py
+
+    with h5py.File(model.checkpoint_path.format(epoch=4)) as file:
+        saved = file["mrcnn_class_logits/mrcnn_class_logits/kernel:0"][()]
+    assert not np.array_equal(saved, kernel)
+    assert any(np.array_equal(saved, v) for k, v in content.items() if k.startswith("averages/"))
+
+
+def test_a_checkpoint_of_other_options_is_refused(straight, tmp_path):
+    from mrcnn.model import MaskRCNN
+
+    class NoAverages(Steady):
+        EMA_DECAY = 0.0
+
+    other = MaskRCNN("training", NoAverages(), str(tmp_path))
+    other.resume(straight[0].log_dir)
+    data = shapes(6), None
+    other.log_dir = str(tmp_path / "elsewhere")
+    # One weight less to average is fine, another set of layers is not.
+    with pytest.raises(ValueError, match="other layers, optimizer or EMA_DECAY"):
+        other.saved.info["stage"] = "heads"
+        other.train(*data, 0.02, 9, "heads", seed=4, show_progress=False)
+
+
+def test_dry_run_trains_nothing_and_finds_missing_pictures(tmp_path, capsys):
+    from mrcnn.preflight import PreflightError
+
+    model = start(tmp_path / "logs")
+    before = [v.numpy() for v in model.keras_model.variables]
+    assert train(model, 2, dry_run=True, show_progress=True) == []
+    assert "a step takes about" in capsys.readouterr().out
+    for old, variable in zip(before, model.keras_model.variables, strict=True):
+        np.testing.assert_array_equal(old, variable.numpy())
+    assert not list((tmp_path / "logs").rglob("*.h5"))
+
+    broken = shapes(6)
+    broken.image_info[2]["path"] = str(tmp_path / "gone.jpg")
+    with pytest.raises(PreflightError, match="gone.jpg is missing"):
+        model.train(broken, None, 0.02, 1, "all", check=True, show_progress=False)

@@ -1,0 +1,190 @@
+"""Training on several devices, in several processes, and in parts: the same weights each time."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_model import ShapesConfig, shapes
+
+pytestmark = pytest.mark.tf
+WORKER = Path(__file__).resolve().parent / "distributed_worker.py"
+
+
+class Four(ShapesConfig):
+    IMAGES_PER_GPU = 4
+    STEPS_PER_EPOCH = 3
+
+
+def train_here(folder, **options):
+    import keras
+
+    from mrcnn.model import MaskRCNN
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
+    model = MaskRCNN("training", Four(), str(folder))
+    options = {"seed": 5, "workers": 0, "show_progress": False, **options}
+    rows = model.train(shapes(8), shapes(4), 0.01, 1, "all", **options)
+    return rows[0], [v.numpy() for v in model.keras_model.variables]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """(row of the log, weights) after three steps of four pictures on one device."""
+    return train_here(tmp_path_factory.mktemp("alone"))
+
+
+def check_equal(weights, expected):
+    """To what sums in another order leave of float32: three steps move weights by up to 1e-2."""
+    assert len(weights) == len(expected)
+    for ours, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def start(folder, devices, pictures, epochs, task=None, ports=()):
+    environment = dict(os.environ)
+    if task is not None:
+        workers = [f"localhost:{port}" for port in ports]
+        task = {"type": "worker", "index": task}
+        environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    command = [sys.executable, WORKER, folder, devices, pictures, epochs]
+    return subprocess.Popen(
+        list(map(str, command)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("localhost", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+def weights_of(folder, index):
+    with np.load(folder / f"weights_{index}.npz") as arrays:
+        return [arrays[str(i)] for i in range(len(arrays))]
+
+
+def test_the_steps_change_the_weights(alone):
+    """Else the comparisons below would say nothing."""
+    row, weights = alone
+    assert row["mrcnn_mask_loss"] > 0 and row["mrcnn_bbox_loss"] > 0
+    _, start_ = train_here_untrained()
+    moved = [np.abs(a - b).max() for a, b in zip(weights, start_, strict=True)]
+    assert sum(m > 1e-4 for m in moved) > 50
+
+
+def train_here_untrained():
+    import keras
+
+    from mrcnn.model import MaskRCNN
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
+    model = MaskRCNN("training", Four(), "logs")
+    return None, [v.numpy() for v in model.keras_model.variables]
+
+
+def test_a_batch_in_parts_equals_the_whole_batch(alone, tmp_path):
+    row, weights = train_here(tmp_path, accumulate=2)
+    check_equal(weights, alone[1])
+    for name, value in alone[0].items():
+        if name not in ("seconds", "data_wait_share"):
+            assert row[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_two_devices_equal_one(alone, tmp_path):
+    process = start(tmp_path, devices=2, pictures=2, epochs=1)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    check_equal(weights_of(tmp_path, 0), alone[1])
+
+
+def test_two_processes_equal_one_and_only_the_chief_writes(alone, tmp_path):
+    ports = free_ports(2)
+    processes = [start(tmp_path, 1, 2, 1, task, ports) for task in (0, 1)]
+    outputs = [p.communicate(timeout=300)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    for index in (0, 1):
+        check_equal(weights_of(tmp_path, index), alone[1])
+    (run,) = (p for p in tmp_path.iterdir() if p.is_dir())
+    assert "Run folder" in outputs[0] and "Run folder" not in outputs[1]
+    row = json.loads((run / "log.jsonl").read_text())
+    for name in ("loss", "val_loss", "mrcnn_mask_loss"):
+        assert row[name] == pytest.approx(alone[0][name], rel=1e-4), name
+
+
+def test_a_lost_process_stops_the_other_and_the_run_goes_on(tmp_path):
+    ports = free_ports(2)
+    chief, other = (start(tmp_path, 1, 2, 1000, task, ports) for task in (0, 1))
+    try:
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("*/checkpoints.json")):
+            assert chief.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        other.send_signal(signal.SIGKILL)
+        output, _ = chief.communicate(timeout=120)
+    finally:
+        chief.kill()
+        other.kill()
+        other.communicate()
+    assert chief.returncode == 3, output
+    assert "another process of the cluster is gone" in output and "--weights last" in output
+
+    (listing,) = tmp_path.glob("*/checkpoints.json")
+    done = json.loads(listing.read_text())[-1]["epoch"]
+    ports = free_ports(2)
+    processes = [start(tmp_path, 1, 2, done + 1, task, ports) for task in (0, 1)]
+    outputs = [p.communicate(timeout=300)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    rows = [json.loads(line) for line in (listing.parent / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, done + 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "TF_CONFIG can't be used"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}', "worker"),
+    ],
+)
+def test_a_broken_tf_config_is_refused(monkeypatch, text, words):
+    from mrcnn.distribution import find_cluster
+
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=words):
+        find_cluster()
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    from mrcnn.distribution import find_cluster
+
+    with pytest.raises(ValueError, match="GPU_COUNT is 7 but there"):
+        find_cluster(7)
+    assert find_cluster().replicas == 1
+
+
+def test_slurm_without_its_programs_is_refused(monkeypatch, tmp_path):
+    from mrcnn.distribution import find_cluster
+
+    for name, value in {"SLURM_NTASKS": "3", "SLURM_PROCID": "1", "PATH": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="3 tasks.*set TF_CONFIG"):
+        find_cluster()
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert find_cluster().workers == 1
