@@ -126,7 +126,12 @@ def _add_train(train):
     add("--epochs", type=_positive, default=90, help="the last epoch, counted from the first ever")
     add("--steps_per_epoch", type=_positive, help="one pass over the pictures, at most 1000")
     add("--validation_steps", type=_positive, help="one pass over the pictures, at most 50")
-    add("--batch_size", type=_positive, default=8, help="pictures of a step, over all --gpus")
+    add(
+        "--batch_size",
+        type=_positive,
+        default=8,
+        help="pictures of a step, over all --gpus of a process",
+    )
     add(
         "--accumulate",
         type=_positive,
@@ -379,18 +384,20 @@ def run_train(args):
     augmentation = _augmentation(args)
     import_tensorflow()
     from mrcnn.clothing import CONFIGS
+    from mrcnn.distribution import count_processes
     from mrcnn.model import MaskRCNN
     from mrcnn.training import TrainingStopped, WorkerLost
 
     base, batch = CONFIGS[args.model], args.batch_size
+    whole = batch * count_processes()
     values = {
         "NAME": args.name or base.NAME,
         "GPU_COUNT": args.gpus,
         "IMAGES_PER_GPU": batch // args.gpus,
         "LEARNING_RATE": args.lr,
         "COMPUTE_DTYPE": args.precision,
-        "STEPS_PER_EPOCH": args.steps_per_epoch or min(1000, -(-train_set.num_images // batch)),
-        "VALIDATION_STEPS": args.validation_steps or min(50, -(-val_set.num_images // batch)),
+        "STEPS_PER_EPOCH": args.steps_per_epoch or min(1000, -(-train_set.num_images // whole)),
+        "VALIDATION_STEPS": args.validation_steps or min(50, -(-val_set.num_images // whole)),
         "EDGE_LOSS_WEIGHT": args.edge_loss,
         "EMA_DECAY": args.ema,
     }

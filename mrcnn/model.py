@@ -416,10 +416,11 @@ class MaskRCNN:
         return self._anchors[key]
 
     def _run(self, molded, metas):
-        if self.random_layers:
+        filled = getattr(self.keras_model, "filled", ())  # by keras_model.load_weights()
+        left = [name for name in self.random_layers if name not in filled]
+        if left:
             warnings.warn(
-                f"{len(self.random_layers)} layers hold random weights, such as "
-                f"{self.random_layers[0]}; load weights first",
+                f"{len(left)} layers hold random weights, such as {left[0]}; load weights first",
                 stacklevel=3,
             )
         anchors = self.get_anchors(molded.shape[1:])

@@ -36,8 +36,10 @@ class Network(keras.Model):
         weights.save(self, filepath, overwrite=overwrite, **attributes)
 
     def load_weights(self, filepath, by_name=False, exclude=(), **_):
-        """Reads weights; see `weights.load`."""
-        return weights.load(self, filepath, by_name=by_name, exclude=exclude)
+        """Reads weights; see `weights.load`. `filled` has the names of layers that got some."""
+        report = weights.load(self, filepath, by_name=by_name, exclude=exclude)
+        self.filled = getattr(self, "filled", frozenset()) | frozenset(report.loaded)
+        return report
 
 
 class NormBoxes(KL.Layer):

@@ -1,18 +1,18 @@
 """Checks before the first epoch: what would end a training hours later is found in seconds."""
 
 import math
-import os
 import resource
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from mrcnn.sampling import class_presence
 
-SAMPLE = 200  # pictures whose files are looked at
+SAMPLE = 200  # pictures that are read
+SECONDS = 10  # and no more are after this time
 
 
 class PreflightError(ValueError):
@@ -20,44 +20,45 @@ class PreflightError(ValueError):
 
 
 def check_pictures(dataset, name, seed=0, sample=SAMPLE):
-    """What is wrong with the files of a data set, by a sample of its pictures.
+    """What is wrong with the pictures of a data set, by reading a sample of them as training does.
 
     Args:
         dataset: a prepared `Dataset`.
         name: of the data set, for messages.
         seed: of the sample.
-        sample: int, pictures to look at: all, if there are no more.
+        sample: int, pictures to read: all, if there are no more; fewer if they take long.
 
     Returns:
         list of str, one a finding; pictures without a path (drawn ones) are passed over.
     """
-    ids = np.random.default_rng(seed).permutation(dataset.num_images)[:sample]
-    findings = []
-    for image_id in sorted(ids):
-        info = dataset.image_info[image_id]
-        if not info["path"]:
+    findings, looked, end = {}, 0, time.monotonic() + SECONDS
+    for image_id in np.random.default_rng(seed).permutation(dataset.num_images)[:sample]:
+        if not dataset.image_info[image_id]["path"]:
             continue
-        problem = _picture_problem(info)
+        problem = _picture_problem(dataset, image_id)
+        looked += 1
         if problem:
-            findings.append(f"{name}: {info['path']} {problem}")
-    if len(findings) > 5:
-        more = f"{name}: and {len(findings) - 5} more of the {len(ids)} pictures looked at"
-        findings = [*findings[:5], more]
-    return findings
+            findings[image_id] = f"{name}: {problem}"
+        if time.monotonic() > end:
+            break
+    found = [findings[image_id] for image_id in sorted(findings)]
+    if len(found) > 5:
+        found = [*found[:5], f"{name}: and {len(found) - 5} more of the {looked} pictures read"]
+    return found
 
 
-def _picture_problem(info):
+def _picture_problem(dataset, image_id):
+    """What is wrong with a picture; "" if nothing is."""
+    info = dataset.image_info[image_id]
     try:
-        with Image.open(info["path"]) as picture:
-            size = picture.size
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"can't be read ({error})"
-    wanted = (info.get("width", size[0]), info.get("height", size[1]))
-    if size != wanted:
+        height, width = dataset.load_image(image_id).shape[:2]
+    except Exception as error:  # whatever it is, training would end of it
+        text = str(error) or type(error).__name__
+        return text if str(info["path"]) in text else f"{info['path']}: {text}"
+    wanted = [info.get("width") or width, info.get("height") or height]
+    if [width, height] != wanted:
         return (
-            f"is {size[0]}x{size[1]} (width x height) but its annotations are for "
+            f"{info['path']} is {width}x{height} (width x height) but its annotations are for "
             f"{wanted[0]}x{wanted[1]}"
         )
     return ""
@@ -78,41 +79,64 @@ def check_disk(folder, weight_bytes, keep):
     """What is wrong with the place for checkpoints; [] if it can be written and is large enough.
 
     Args:
-        folder: of the run; made if need be.
+        folder: of the run; need not exist yet, and isn't made.
         weight_bytes: size of a weights file.
-        keep: checkpoints kept: each has the optimizer's state beside it, and two more exist
-            for a moment.
+        keep: checkpoints kept: each has the optimizer's state beside it. Two more exist for a
+            moment, and the best weights. Those that the folder has already count as free, as
+            new ones take their place.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        place = next(p for p in (folder, *folder.parents) if p.exists())
+        with tempfile.TemporaryFile(dir=place) as file:  # root passes all checks of permissions
+            file.write(b"1")
+        free = shutil.disk_usage(place).free + _checkpoint_bytes(folder)
     except OSError as error:
-        return [f"the run folder can't be made: {error}"]
-    if not os.access(folder, os.W_OK):
-        return [f"the run folder {folder} can't be written to"]
-    needed = 2 * weight_bytes * (keep + 2)
-    free = shutil.disk_usage(folder).free
+        return [f"the run folder {folder} can't be written to ({error})"]
+    needed = weight_bytes * (2 * (keep + 2) + 1)
     if free < needed:
         return [
-            f"checkpoints need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free in {folder}"
+            f"checkpoints need {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free in {folder}; "
+            "make room, or keep fewer (--keep)"
         ]
     return []
+
+
+def _checkpoint_bytes(folder):
+    """Space that the checkpoints of a run folder take, a file of two names counted once."""
+    states = list(folder.glob("*.state.h5"))
+    weights = [p.with_name(p.name.replace(".state.h5", ".h5")) for p in states]
+    found = [p.stat() for p in (*states, *weights, folder / "best.h5") if p.is_file()]
+    return sum({status.st_ino: status.st_size for status in found}.values())
 
 
 def try_step(trainer, batch):
     """One real step but for its update: finds what would run out of memory or isn't finite.
 
+    Args:
+        trainer: `Trainer`.
+        batch: list of arrays as `BatchLoader` yields them.
+
     Returns:
         (findings: list of str, facts: dict of first_seconds (with tracing), seconds, peak_gb of
-        this process's memory).
+        this process's memory). Out of the device's memory there are no facts.
     """
-    facts, findings = {}, []
-    for name in ("first_seconds", "seconds"):
-        start = time.perf_counter()
-        losses = {k: float(v) for k, v in trainer.try_out(batch).items()}
-        facts[name] = time.perf_counter() - start
+    import tensorflow as tf
+
+    facts = {}
+    try:
+        for name in ("first_seconds", "seconds"):
+            start = time.perf_counter()
+            losses = {k: float(v) for k, v in trainer.try_out(batch).items()}
+            facts[name] = time.perf_counter() - start
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        return [
+            f"a step of {len(batch[0])} pictures does not fit into memory; work through the batch "
+            "in parts (--accumulate), or take a smaller one, smaller pictures or bfloat16 "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ], {}
     facts["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
-        findings.append(f"the first batch gives {losses}: {', '.join(broken)} not finite")
-    return findings, facts
+        return [f"the first batch gives {losses}: {', '.join(broken)} not finite"], facts
+    return [], facts

@@ -5,10 +5,11 @@ Each is a plain file that explains the run without this program.
 
 import csv
 import io
-import json
+import os
 import platform
 import subprocess
 import sys
+import warnings
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -84,9 +85,12 @@ def read_rows(folder):
     if path.exists():
         for line in path.read_bytes().splitlines():
             try:
-                rows.append(orjson.loads(line))
+                row = orjson.loads(line)
             except orjson.JSONDecodeError:
                 break
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                break
+            rows.append(row)
     return rows
 
 
@@ -101,35 +105,58 @@ def _csv(rows):
 
 
 def plot_curves(rows):
-    """PNG bytes: the losses of all epochs, and the learning rate below them."""
+    """PNG bytes: the losses of all epochs, and the learning rate below them.
+
+    Each loss has a colour: its line is whole for training and dashed for validation.
+
+    Args:
+        rows: list of dicts, as `RunLog.write` takes them; losses may come and go.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    epochs = [row["epoch"] for row in rows]
-    names = [n for n in rows[-1] if n == "loss" or n.endswith("_loss")]
-    for name in names:
-        known = [(e, row[name]) for e, row in zip(epochs, rows, strict=True) if name in row]
-        whole = name in ("loss", "val_loss")
-        losses.plot(
-            *zip(*known, strict=True),
-            label=name,
-            marker=".",
-            linestyle="--" if name.startswith("val_") else "-",
-            linewidth=2.0 if whole else 1.0,
-            alpha=1.0 if whole else 0.6,
-        )
-    losses.set_ylabel("loss")
-    losses.set_ylim(bottom=0)
-    losses.legend(fontsize="small", ncols=2)
-    rates.plot(epochs, [row.get("learning_rate", 0) for row in rows], color="black")
+    _plot_losses(losses, rows)
+    epochs = [row["epoch"] for row in rows] or [1]
+    known = [row.get("learning_rate", 0) for row in rows] or [0]
+    rates.plot(epochs, known, color="black", marker=".", drawstyle="steps-mid")
     rates.set_ylabel("learning rate")
+    rates.set_ylim(bottom=0)
     rates.set_xlabel("epoch")
+    rates.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
     return out.getvalue()
+
+
+def _plot_losses(axes, rows):
+    columns = dict.fromkeys(name for row in rows for name in row)
+    names = [n for n in columns if n == "loss" or n.endswith("_loss")]
+    kinds = list(dict.fromkeys(n.removeprefix("val_") for n in names))
+    for name in sorted(names, key=lambda n: kinds.index(n.removeprefix("val_"))):
+        # A number that was not finite is null in the log's file.
+        known = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        if not known:
+            continue
+        kind = name.removeprefix("val_")
+        axes.plot(
+            *zip(*known, strict=True),
+            label=name,
+            color=f"C{kinds.index(kind)}",
+            marker=".",
+            linestyle="-" if name == kind else "--",
+            linewidth=2.0 if kind == "loss" else 1.0,
+            alpha=1.0 if kind == "loss" else 0.7,
+        )
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize="small", ncols=2)
 
 
 def write_run(folder, **content):
@@ -151,13 +178,29 @@ def write_run(folder, **content):
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
-    if path.exists():
-        first = json.loads(path.read_bytes())
+    first = _first_entry(path)
+    if first is not None:
         first.setdefault("resumed", []).append(entry)
         entry = first
     write_atomically(
         path, orjson.dumps(entry, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
     )
+
+
+def _first_entry(path):
+    """Content of run.json, None without one; what can't be read is put aside."""
+    try:
+        content = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except orjson.JSONDecodeError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    aside = path.with_name("run.broken.json")
+    os.replace(path, aside)
+    warnings.warn(f"{path} can't be read; it is {aside.name} now", stacklevel=3)
+    return None
 
 
 def _version(package):
@@ -177,6 +220,8 @@ def _commit():
         ).stdout.strip()
 
     try:
+        # Installed into another project's folder, that project's commit would say nothing.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -353,3 +353,23 @@ def test_lower_precision(inference, datasets, dtype):
     assert str(model.keras_model.get_layer("rpn_class").output.dtype) == "float32"
     np.testing.assert_allclose(values["low"]["rpn_class"], values["full"]["rpn_class"], atol=0.05)
     assert model.detect([image])[0]["scores"].dtype == np.float32
+
+
+def test_weights_loaded_by_the_keras_model_count(trained, datasets, tmp_path):
+    """Old programs call keras_model.load_weights(); detect() must not call those random."""
+    import warnings
+
+    from mrcnn.model import MaskRCNN
+
+    class One(ShapesConfig):
+        IMAGES_PER_GPU = 1
+
+    trained.save_weights(tmp_path / "weights.h5")
+    model = MaskRCNN("inference", One(), str(tmp_path))
+    image = datasets[0].load_image(0)
+    with pytest.warns(UserWarning, match="layers hold random weights"):
+        model.detect([image])
+    model.keras_model.load_weights(tmp_path / "weights.h5", by_name=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.detect([image])
