@@ -73,9 +73,10 @@ class Truth:
             except ValueError as error:
                 where = f"an annotation of image_id {self.image_ids[i]}"
                 raise ValueError(f"{where}: {error}; repair it or convert again") from None
-        broken = first_broken(rles)
+        given = [n for n, s in enumerate(self.segmentations) if isinstance(s, dict)]
+        broken = first_broken([rles[n] for n in given])
         if broken is not None:
-            where = f"an annotation of image_id {self.image_ids[self.image[broken]]}"
+            where = f"an annotation of image_id {self.image_ids[self.image[given[broken]]]}"
             raise ValueError(f"{where}: {BROKEN}; repair it or convert again")
         return rles
 
@@ -247,6 +248,13 @@ def to_rle(segmentation, size):
             raise ValueError(BROKEN)
         return rle_tools.frPyObjects(segmentation, *size)
     return segmentation
+
+
+def _is_finite(numbers):
+    try:
+        return math.isfinite(sum(numbers))
+    except TypeError:  # some are no numbers
+        return False
 
 
 def check_known(name, ids, known):

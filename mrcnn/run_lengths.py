@@ -2,8 +2,8 @@
 
 import numpy as np
 
-# Masks that are looked at together; bounds the memory.
-CHUNK = 10_000
+# Masks that are looked at together; few enough for the processor's cache.
+CHUNK = 1000
 
 
 def first_broken(rles):
@@ -46,7 +46,7 @@ def _are_sound(texts, pixels):
     ends = np.cumsum(sizes)[sound] - 1
     sound[owner[ends[digits[ends] & 32 != 0]]] = False
     keep = sound[owner]
-    digits, owner = digits[keep].astype(np.int64), owner[keep]
+    digits, owner = digits[keep], owner[keep]
     if not len(digits):
         return sound
     last = np.flatnonzero(digits & 32 == 0)
@@ -54,9 +54,11 @@ def _are_sound(texts, pixels):
     lengths = last - starts + 1
     # Eight digits hold any run that there can be.
     sound[owner[starts[lengths > 8]]] = False
-    shift = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths)).clip(max=8)
-    values = np.add.reduceat((digits & 31) << shift, starts)
-    values -= np.where(digits[last] & 16, np.int64(1) << (shift[last] + 5), 0)
+    values = (digits[starts] & 31).astype(np.int64)
+    for place in range(1, min(8, lengths.max())):
+        more = np.flatnonzero(lengths > place)
+        values[more] += (digits[starts[more] + place] & 31).astype(np.int64) << 5 * place
+    values -= np.where(digits[last] & 16, np.int64(1) << 5 * lengths.clip(max=8), 0)
     return sound & _add_up(values, owner[starts], pixels)
 
 
