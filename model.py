@@ -44,7 +44,7 @@ def build_parser():
     )
     _add_weights(evaluate)
     _add_data(evaluate)
-    evaluate.add_argument("--split", default="validation")
+    evaluate.add_argument("--split", default="validation", help="what <split>_coco.json is of")
     evaluate.add_argument(
         "--results",
         type=Path,
@@ -56,7 +56,11 @@ def build_parser():
         default=Path("output_folder/report"),
         help="folder for report.html, metrics.json, metrics.csv, plots, matches.npz, results.json",
     )
-    evaluate.add_argument("--size", type=_positive, help="longer side of the network's input")
+    evaluate.add_argument(
+        "--size",
+        type=int,
+        help="side of the network's input, a multiple of 64; if not given, the model's",
+    )
     evaluate.add_argument("--tta", action="store_true", help="look at mirror images too")
     evaluate.add_argument(
         "--compare", type=Path, help="metrics.json of another run on the same pictures"
@@ -229,12 +233,20 @@ def _add_inference(command):
     )
     group.add_argument("--recursive", action="store_true", help="take sub-folders too")
     group.add_argument("--video", metavar="PATH", help="a video file instead, or 0 for a webcam")
-    group.add_argument("--max_pixels", type=_positive, help="refuse larger pictures; 179 million")
+    group.add_argument(
+        "--max_pixels",
+        type=_positive,
+        help="refuse larger pictures; at most, and if not given, 178956970",
+    )
 
     group = command.add_argument_group("what is found")
-    group.add_argument("--min_score", type=float, help="of a detection, 0 to 1; the model's")
     group.add_argument(
-        "--max_detections", type=_positive, help="the best of each picture; the model's"
+        "--min_score",
+        type=float,
+        help="leave out detections below, 0 to 1; if not given, what the model was made for",
+    )
+    group.add_argument(
+        "--max_detections", type=_positive, help="keep the best so many of each picture"
     )
     group.add_argument("--classes", type=_words, help="keep these only, such as trousers,skirt")
     group.add_argument(
@@ -242,21 +254,25 @@ def _add_inference(command):
     )
     group.add_argument("--tta", action="store_true", help="look at the mirror image too (slower)")
     group.add_argument(
-        "--refine", action="store_true", help="fit masks to edges in the picture (slower)"
+        "--refine",
+        action="store_true",
+        help="fit masks to edges in the picture (slower; needs OpenCV)",
     )
     group.add_argument(
         "--exclusive_masks", action="store_true", help="leave no pixel to two garments"
     )
 
     group = command.add_argument_group("what is written")
-    group.add_argument("--output_folder", type=Path, default=Path("output_folder"))
+    group.add_argument(
+        "--output_folder", type=Path, default=Path("output_folder"), help="made if need be"
+    )
     group.add_argument(
         "--save",
         type=_words,
         default=",".join(DEFAULT),
         help="some of overlay,json,csv,masks,cutouts,html",
     )
-    group.add_argument("--overlay_format", choices=FORMATS, default="png")
+    group.add_argument("--overlay_format", choices=FORMATS, default="png", help="of the overlays")
     group.add_argument("--legend", action="store_true", help="name the classes in a corner")
     group.add_argument("--pad", type=int, default=0, help="pixels around each cut-out")
     group.add_argument(
@@ -265,9 +281,17 @@ def _add_inference(command):
     group.add_argument("--strict", action="store_true", help="stop at the first failure")
 
     group = command.add_argument_group("how it is computed")
-    group.add_argument("--batch_size", type=_positive, help="4 up to --size 640, else 1")
-    group.add_argument("--size", type=int, help="of the network's input, times 64; the model's")
-    group.add_argument("--device", help="cpu, gpu:0, ...; TensorFlow's choice")
+    group.add_argument(
+        "--batch_size",
+        type=_positive,
+        help="pictures at once; if not given, 4 up to --size 640, else 1",
+    )
+    group.add_argument(
+        "--size",
+        type=int,
+        help="side of the network's input, a multiple of 64; if not given, the model's",
+    )
+    group.add_argument("--device", help="cpu, gpu:0, ...; if not given, TensorFlow chooses")
 
 
 def _words(text):
@@ -544,7 +568,10 @@ def run_inference(args):
 
     # What can be wrong without TensorFlow is found before its seconds have passed.
     outputs = Outputs(args.save, args.overlay_format, args.legend, args.pad)
+    if (args.max_pixels or 0) > MAX_PIXELS:
+        raise UsageError(f"--max_pixels {args.max_pixels}: Pillow decodes {MAX_PIXELS:,} at most")
     if args.video is not None:
+        _check_video(args)
         load_av()
         args.batch_size = args.batch_size or 1  # each frame is shown as soon as it can be
     elif len(list_pictures(args.input_folder, args.recursive).pictures) < 4:
@@ -566,6 +593,23 @@ def run_inference(args):
     if summary.stopped == "interrupted":
         return 130
     return 3 if summary.failures else 0  # 3: done, but for some pictures
+
+
+def _check_video(args):
+    """Refuses what is for pictures only."""
+    given = {
+        "--input_folder": args.input_folder != "input_folder",
+        "--recursive": args.recursive,
+        "--max_pixels": args.max_pixels is not None,
+        "--overlay_format": args.overlay_format != "png",
+        "--pad": args.pad,
+        "--resume": args.resume,
+        "--strict": args.strict,
+    }
+    if unfit := [name for name, is_given in given.items() if is_given]:
+        raise UsageError(f"--video doesn't go with {', '.join(unfit)}; leave it out")
+    if args.video.strip() and not args.video.isdigit() and not Path(args.video).is_file():
+        raise UsageError(f"there is no video {args.video!r}; pass a file or a webcam's number")
 
 
 def load_predictor(args):
@@ -597,12 +641,17 @@ def run_evaluate(args):
     from mrcnn import metrics, report
     from mrcnn.coco_data import outside, read_results, read_truth
 
-    if args.results and (args.weights != "weights" or args.precision != "auto"):
-        raise UsageError("--results runs no model; leave out --weights and --precision")
+    model_options = (args.weights != "weights", args.precision != "auto", args.size, args.tta)
+    if args.results and any(model_options):
+        raise UsageError("--results runs no model; leave out --weights, --precision, --size, --tta")
     if args.results and not args.results.is_file():
         raise UsageError(f"no results at {args.results}; give a COCO results file")
     # What can be wrong shows before the model runs, which may take hours.
     other = metrics.read_other(args.compare) if args.compare else None
+    if other and args.report.is_dir() and other.path.parent.samefile(args.report):
+        raise UsageError(
+            f"--report {args.report} would replace the run to compare with; give another folder"
+        )
     dataset = None if args.results else load_split(args, args.split)
     truth = read_truth(_annotations(args), limit=args.limit)
     args.report.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ import numpy as np
 import orjson
 from pycocotools import mask as rle_tools
 
+from mrcnn.run_lengths import first_broken
+
 # What DeepFashion2 notes for every garment: the names of the values 1, 2 and 3.
 ATTRIBUTES = {
     "scale": ("small", "moderate", "large"),
@@ -24,6 +26,7 @@ ATTRIBUTES = {
     "viewpoint": ("no wear", "frontal", "side or back"),
 }
 KINDS = ("bbox", "segm")
+BROKEN = "the runs of its RLE don't add up to its picture's pixels"
 
 
 @dataclass
@@ -70,6 +73,11 @@ class Truth:
             except ValueError as error:
                 where = f"an annotation of image_id {self.image_ids[i]}"
                 raise ValueError(f"{where}: {error}; repair it or convert again") from None
+        given = [n for n, s in enumerate(self.segmentations) if isinstance(s, dict)]
+        broken = first_broken([rles[n] for n in given])
+        if broken is not None:
+            where = f"an annotation of image_id {self.image_ids[self.image[given[broken]]]}"
+            raise ValueError(f"{where}: {BROKEN}; repair it or convert again")
         return rles
 
     @property
@@ -219,6 +227,10 @@ def to_rle(segmentation, size):
             raise ValueError(
                 "polygons must be lists of 6 or more numbers [x1, y1, x2, y2, x3, y3, ...]"
             )
+        if not all(
+            isinstance(v, int | float) and math.isfinite(v) for p in segmentation for v in p
+        ):
+            raise ValueError("a polygon holds what is no finite number")
         return rle_tools.merge(rle_tools.frPyObjects(segmentation, *size))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         raise ValueError(
@@ -231,8 +243,18 @@ def to_rle(segmentation, size):
             f"{list(size)}"
         )
     if isinstance(segmentation["counts"], list):
+        runs = segmentation["counts"]
+        if not all(isinstance(n, int) and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
+            raise ValueError(BROKEN)
         return rle_tools.frPyObjects(segmentation, *size)
     return segmentation
+
+
+def _is_finite(numbers):
+    try:
+        return math.isfinite(sum(numbers))
+    except TypeError:  # some are no numbers
+        return False
 
 
 def check_known(name, ids, known):
@@ -278,7 +300,7 @@ def read_results(truth, results, masks=None):
     numbers.sort(key=lambda n: position[rows[n]["image_id"]])
     place = {category: k for k, category in enumerate(truth.category_ids.tolist())}
     if masks is None:
-        masks = any("segmentation" in rows[n] for n in numbers)
+        masks = any(rows[n].get("segmentation") is not None for n in numbers)
     image = np.array([position[rows[n]["image_id"]] for n in numbers], int)
     rles = _rles(truth, rows, numbers, image, masks)
     return Detections(
@@ -297,6 +319,11 @@ def _check_key(rows, key):
         raise ValueError(
             f"result {lacking[0]} (and {len(lacking) - 1} more) has no {key!r}; each result "
             "needs image_id, category_id and score"
+        )
+    odd = [n for n, r in enumerate(rows) if isinstance(r[key], list | dict)]
+    if odd:
+        raise ValueError(
+            f"result {odd[0]} has the {key} {rows[odd[0]][key]!r}; give a number or a name"
         )
 
 
@@ -347,6 +374,13 @@ def _rles(truth, rows, numbers, image, wanted):
                 f"result {n} (image_id {rows[n]['image_id']}): {error}; are these results of "
                 "another split?"
             ) from None
+    given = [n for n, rle in zip(numbers, rles, strict=True) if rle is not None]
+    broken = first_broken([rle for rle in rles if rle is not None])
+    if broken is not None:
+        n = given[broken]
+        raise ValueError(
+            f"result {n} (image_id {rows[n]['image_id']}): {BROKEN}; write the file again"
+        )
     return rles
 
 
@@ -355,7 +389,8 @@ def _boxes(rows, numbers, rles):
     for i, n in enumerate(numbers):
         if "bbox" in rows[n]:
             box = rows[n]["bbox"]
-            if len(box) != 4:
+            is_list = isinstance(box, list | tuple) and len(box) == 4
+            if not is_list or not all(isinstance(v, int | float | np.number) for v in box):
                 raise ValueError(f"result {n} has the bbox {box}; give [x, y, width, height]")
             boxes[i] = box
         else:

@@ -34,7 +34,7 @@ def write_gallery(folder, entries, class_names, failures):
         for i, name in enumerate(class_names)
     ]
     page = render("gallery.html.j2", classes=classes, failures=failures, place=_PLACE)
-    head, tail = page.split(_PLACE)
+    head, tail = page.rsplit(_PLACE, 1)  # a file that failed may be called so, too
     with replacing(folder / "index.html") as path, open(path, "wb") as file:
         file.write(head.encode() + b"[")
         for number, (_, picture, record) in enumerate(entries):

@@ -122,13 +122,15 @@ def run_pictures(
     list_pictures(source, recursive)  # before the output folder is made: raises if there is none
     folder.mkdir(parents=True, exist_ok=True)
     _check_folders(source, folder)
+    is_ours = (folder / "records").is_dir()
     listing = list_pictures(source, recursive, _is_case_blind(folder))
     settings = [predictor.fingerprint, *outputs.settings(), max_pixels]
     records = Records(folder, " ".join(map(str, settings)))
     summary = Summary(folder, len(listing.pictures), passed_over=listing.passed_over)
     todo = [p for p in listing.pictures if not (resume and records.is_complete(p, outputs.save))]
     summary.resumed = len(listing.pictures) - len(todo)
-    records.forget_tables(listing.pictures)
+    if is_ours:  # else an index.html there is somebody's page
+        records.forget_tables(listing.pictures)
     bar = tqdm(
         total=len(listing.pictures),
         initial=summary.resumed,

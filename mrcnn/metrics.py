@@ -27,6 +27,8 @@ from mrcnn.coco_eval import (
 
 FORMAT = 1
 FILE, MATCHES_FILE = "metrics.json", "matches.npz"
+# With fewer, all pictures agree by chance more often than one time in twenty (2 / 2**5).
+LEAST_PICTURES = 6
 KIND_NAMES = {"bbox": "box", "segm": "mask"}
 # Mask R-CNN on the data set's released part, as its authors publish it.
 PUBLISHED = {
@@ -306,11 +308,28 @@ def compare(evaluation, other):
             drawn = bootstrap.ap_samples(other.matches[kind], weights)
             theirs = bootstrap.headline_samples(other.matches[kind], drawn)
         this, that = flat(evaluation.metrics[name]), flat(other.metrics[name])
-        found[name] = _differences(this, that, evaluation.samples[kind], theirs)
+        found[name] = _differences(
+            this, that, evaluation.samples[kind], theirs, _pictures_of(evaluation.matches[kind])
+        )
     evaluation.metrics["compare"] = found
 
 
-def _differences(this, that, mine, theirs):
+def _pictures_of(matches):
+    """How many pictures have something to find, by the keys of `bootstrap.headline_samples`."""
+    image, classes = matches.truth_image, matches.truth_classes
+    wanted = ~matches.truth_ignored
+    counts: dict[tuple, int] = {}
+    for view, (group, value) in zip(wanted, matches.views, strict=True):
+        names = [("subsets", group, value)] if group != "size" else [(f"AP{value[0]}",)]
+        if (group, value) == ("size", "all"):
+            names = [("AP",), ("AP50",), ("AP75",)]
+        counts |= dict.fromkeys(names, len(np.unique(image[view])))
+    for k, name in enumerate(matches.names):
+        counts["per_class", name] = len(np.unique(image[wanted[0] & (classes == k)]))
+    return counts
+
+
+def _differences(this, that, mine, theirs, pictures):
     """{"AP": {this, other, difference, interval, clear}, "subsets.scale.small": ...}."""
     rows = {}
     for key, value in this.items():
@@ -322,8 +341,11 @@ def _differences(this, that, mine, theirs):
             "other": other,
             "difference": value - other if known else None,
             "interval": between,
-            # Whether all resamples but the outermost agree on which run is better.
-            "clear": bool(between[0] > 0 or between[1] < 0) if between else None,
+            # Whether all resamples but the outermost agree on which run is better; those of a
+            # garment or two always do.
+            "clear": bool(pictures[key] >= LEAST_PICTURES and (between[0] > 0 or between[1] < 0))
+            if between
+            else None,
         }
     return rows
 

@@ -89,12 +89,11 @@ class Predictor:
         self.weights: Path | None = None
         self.model, self.class_names = model, model.class_names
         size = 4 if max(config.IMAGE_SHAPE[:2]) <= SMALL_INPUT else 1
-        self.batch_size = _at_least_one("batch_size", batch_size or size)
+        self.batch_size = _at_least_one("batch_size", size if batch_size is None else batch_size)
         self._min_score = config.DETECTION_MIN_CONFIDENCE if min_score is None else min_score
         _check_score(self._min_score)
-        self._most = _at_least_one(
-            "max_detections", max_detections or config.DETECTION_MAX_INSTANCES
-        )
+        most = config.DETECTION_MAX_INSTANCES if max_detections is None else max_detections
+        self._most = _at_least_one("max_detections", most)
         self._classes = None if classes is None else _class_ids(classes, self.class_names)
         self._tta, self._agnostic = bool(tta), bool(agnostic_nms)
         self._refine, self._exclusive = bool(refine), bool(exclusive_masks)

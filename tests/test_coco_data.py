@@ -147,3 +147,42 @@ def test_share_of_boxes_outside_their_picture():
     corners = {**GOOD, "bbox": [100, 100, 140, 140]}
     assert coco_data.outside(truth, read_results(truth, [GOOD, corners])) == 0.5
     assert coco_data.outside(truth, read_results(truth, [])) == 0
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [4, 5], "counts": "9"},  # pycocotools would hang on runs that don't fill it
+        {"size": [4, 5], "counts": [5, 5]},
+        {"size": [4, 5], "counts": [-5, 25]},
+        [["a", 1, 2, 1, 2, 2]],
+    ],
+)
+def test_broken_masks_are_refused(segmentation):
+    truth = read_truth(tiny())
+    row = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": segmentation}
+    with pytest.raises(ValueError, match=r"result 0 \(image_id 1\)"):
+        read_results(truth, [row])
+    content = tiny()
+    content["annotations"][0]["segmentation"] = segmentation
+    with pytest.raises(ValueError, match="an annotation of image_id 1"):
+        read_truth(content).rles  # noqa: B018 - made when asked for
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bbox": None}, {"bbox": ["a", 1, 2, 2]}, {"image_id": [1]}, {"category_id": {}}]
+)
+def test_odd_values_are_refused(wrong):
+    truth = read_truth(tiny())
+    row = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 2, 2]} | wrong
+    with pytest.raises(ValueError, match="result 0 has the"):
+        read_results(truth, [row])
+
+
+def tiny():
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "area": 4}
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 5}],
+        "annotations": [annotation],
+        "categories": [{"id": 1, "name": "skirt"}],
+    }

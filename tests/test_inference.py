@@ -366,6 +366,20 @@ def test_second_run_replaces_the_first(tmp_path):
     assert files(out) == ["a.png.png", "failures.csv", "records/a.png.json"]
 
 
+def test_files_of_others_stay(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    write_picture(tmp_path / "out" / "index.html", format="PNG")  # somebody's page
+    _, out, _ = run(tmp_path, save=("overlay",))
+    assert (out / "index.html").is_file()
+
+
+def test_a_broken_file_may_have_any_name(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "[@pictures@].png").write_bytes(b"broken")
+    summary, out, _ = run(tmp_path)
+    assert len(summary.failures) == 1 and "a.png" in (out / "index.html").read_text()
+
+
 def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
     for name in "abcdef":
         write_picture(tmp_path / "in" / f"{name}.png")

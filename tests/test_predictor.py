@@ -156,6 +156,8 @@ def test_merge_views_by_hand():
         ({"classes": ["BG"]}, "unknown classes: BG"),
         ({"min_score": 1.5}, "min_score is 1.5; give a number from 0 to 1"),
         ({"max_detections": -1}, "max_detections is -1; give 1 or more"),
+        ({"max_detections": 0}, "max_detections is 0; give 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0; give 1 or more"),
         ({"device": "gpu:9"}, "there is no device 'gpu:9'; this machine has cpu:0"),
         ({"device": "toaster"}, "there is no device 'toaster'"),
     ],

@@ -171,6 +171,28 @@ def test_differences(found):
     assert found["compare"]["run"]["results"].endswith("worse.json")
 
 
+@pytest.mark.parametrize(("pictures", "clear"), [(5, False), (6, True)])
+def test_a_difference_of_few_pictures_is_never_clear(pictures, clear):
+    """All agree that the first run is better, but five do so by chance one time in sixteen."""
+    box = {"category_id": 1, "bbox": [0, 0, 10, 10]}
+    ids = range(1, pictures + 1)
+    read = read_truth(
+        {
+            "images": [{"id": i, "height": 20, "width": 20} for i in ids],
+            "annotations": [box | {"id": i, "image_id": i, "area": 100} for i in ids],
+            "categories": [{"id": 1, "name": "skirt"}],
+        }
+    )
+    rows = [box | {"image_id": i, "score": 0.9} for i in ids]
+    options = metrics.Options(resamples=20)
+    good, bad = (metrics.evaluate(read, read_results(read, r), options) for r in (rows, []))
+    other = metrics.Other(Path("other"), bad.metrics, read.image_ids, bad.matches)
+    metrics.compare(good, other)
+    for key in ("AP", "per_class.skirt"):
+        row = good.metrics["compare"]["box"][key]
+        assert row["interval"] == [1, 1] and row["clear"] is clear
+
+
 def test_csv(data, found):
     with open(data / "report" / "metrics.csv", newline="") as file:
         rows = {(r["kind"], r["group"], r["name"]): r for r in csv.DictReader(file)}
@@ -294,6 +316,13 @@ def test_mistakes_are_named(data, tmp_path, printed):
     assert "no results at" in run(data, "none.json", *report_, status=2)
     output = run(data, "results.json", *report_, "--weights", "coco", status=2)
     assert "--results runs no model" in output
+    for unfit in (["--size", 512], ["--tta"]):
+        output = run(data, "results.json", *report_, *unfit, status=2)
+        assert "--results runs no model" in output
+    output = run(
+        data, "results.json", "--report", data / "worse", "--compare", data / "worse", status=2
+    )
+    assert "would replace the run to compare with" in output
     output = run(data, "results.json", *report_, "--split", "train", status=2)
     assert "no COCO annotations at" in output and "--annotations" in output
     other = ["--limit", 3, "--compare", data / "worse"]

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from test_inference import HalfDetector
 
+import model
 from mrcnn import video
 from mrcnn.writers import Outputs
 
@@ -95,3 +96,21 @@ def test_without_pyav_it_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match="pip install av"):
         video.load_av()
+
+
+@pytest.mark.parametrize(
+    "unfit", [["--resume"], ["--strict"], ["--recursive"], ["--input", "x"], ["--pad", "3"]]
+)
+def test_options_for_pictures_are_refused(unfit, capsys):
+    assert model.main(["inference", "--video", "0", *unfit]) == 2
+    assert "--video doesn't go with --" in capsys.readouterr().err
+
+
+def test_a_missing_video_is_told_before_anything_is_loaded(capsys):
+    assert model.main(["inference", "--video", "none.mp4"]) == 2
+    assert "there is no video 'none.mp4'" in capsys.readouterr().err
+
+
+def test_more_pixels_than_can_be_decoded_are_refused(capsys):
+    assert model.main(["inference", "--max_pixels", "178956971"]) == 2
+    assert "178,956,970 at most" in capsys.readouterr().err
