@@ -407,6 +407,7 @@ def run_train(args):
     val_set = load_split(args, "validation")
     augmentation = _augmentation(args)
     import_tensorflow()
+    from mrcnn.backbone import stage_patterns
     from mrcnn.clothing import CONFIGS
     from mrcnn.distribution import count_processes
     from mrcnn.model import MaskRCNN
@@ -429,6 +430,10 @@ def run_train(args):
         values.update(IMAGE_MIN_DIM=args.size, IMAGE_MAX_DIM=args.size)
     model = MaskRCNN("training", base.from_dict(values), args.logs)
     _start_from(model, args)
+    for stage in stages:  # a mistake in a later one shows now, not after days
+        model.set_trainable(
+            stage_patterns(base.BACKBONE).get(stage.layers, stage.layers), verbose=0
+        )
     try:
         for stage in stages:
             if model.epoch < stage.until:
@@ -470,6 +475,7 @@ def _train_stage(args, model, datasets, stage, stages, augmentation):
         tensorboard=True,
         check=True,
         dry_run=args.dry_run,
+        stage=f"{stages.index(stage)}:{stage.layers}" if len(stages) > 1 else None,
         preview=args.preview or 0,
         **_judged(args, model, datasets[1]),
         loader=_loader_options(args, datasets[0]),

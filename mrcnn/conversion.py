@@ -141,9 +141,23 @@ def convert_chunk(folder: Path, entries: list[Entry], form: Form) -> Chunk:
     return chunk
 
 
+@contextlib.contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Puts Ctrl-C off. Processes that are started meanwhile never get it, not even while they
+    start, when nothing of ours could keep their traceback off the screen."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
     """Leaves Ctrl-C to the parent, and ends with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it can't be put off
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -168,7 +182,8 @@ def chunks(folder: Path, entries: list[Entry], form: Form, workers: int) -> Iter
     try:
         # A few in advance keep the workers busy; all at once would keep all results in memory.
         for part in parts:
-            pending.append(pool.submit(convert_chunk, folder, part, form))
+            with _without_sigint():  # the first one starts the workers
+                pending.append(pool.submit(convert_chunk, folder, part, form))
             if len(pending) > 3 * workers:
                 yield pending.popleft().result()
         while pending:

@@ -24,6 +24,8 @@ class Options:
         schedule: `mrcnn.schedules.Schedule`; None leaves the rate to the callbacks.
         seed: of the order of pictures, their augmentation and the choice of RoIs.
         workers: threads that load pictures.
+        stage: name of this part of the training, by which a run that goes on knows whether the
+            optimizer's state belongs to it; None takes the layers.
         accumulate: parts that a batch is worked through in, one after another: the update is
             that of the whole batch at the memory of a part.
         keep: newest checkpoints that stay, besides the best.
@@ -46,6 +48,7 @@ class Options:
     schedule: Any = None
     seed: int = 0
     workers: int = 2
+    stage: str | None = None
     accumulate: int = 1
     keep: int = 3
     early_stopping: int = 0
@@ -163,7 +166,7 @@ def make_plan(model, train_dataset, epochs, layers, options):
         samples=options.samples,
         describe=describe,
         show_progress=options.show_progress and model.cluster.is_chief,
-        stage=layers,
+        stage=options.stage or layers,
     )
 
 
@@ -189,6 +192,8 @@ def check(model, trainer, loader, datasets, options, show):
             findings += preflight.check_pictures(dataset, name, options.seed)
             notes += preflight.check_classes(dataset, name)
     size = sum(v.numpy().nbytes for v in model.keras_model.variables)
+    if model.config.EMA_DECAY:
+        size *= 2  # the averages, and the weights beside them
     if model.cluster.is_chief:
         findings += preflight.check_disk(model.log_dir, size, options.keep)
     if findings:

@@ -246,7 +246,7 @@ class Trainer:
         """
         arrays = {f"optimizer/{i}": v.numpy() for i, v in enumerate(self.optimizer.variables)}
         if self.averages:
-            arrays |= {f"weights/{i}": v.numpy() for i, v in enumerate(self.variables)}
+            arrays |= {f"weights/{_key(v)}": v.numpy() for v in self.variables}
             arrays |= {f"averages/{i}": v.numpy() for i, v in enumerate(self.averages)}
         return arrays
 
@@ -258,7 +258,7 @@ class Trainer:
         """
         groups = {"optimizer": self.optimizer.variables}
         if self.averages:
-            groups |= {"weights": self.variables, "averages": self.averages}
+            groups["averages"] = self.averages
         for group, variables in groups.items():
             values = [arrays.get(f"{group}/{i}") for i in range(len(variables))]
             shapes = [None if v is None else v.shape for v in values]
@@ -269,6 +269,15 @@ class Trainer:
                     "from its weights with --weights FILE"
                 )
             _assign(variables, values)
+
+    def load_weights(self, arrays):
+        """Takes up the weights in a `state`, whichever layers it was of; a file has averages."""
+        for variable in self.model.variables:
+            value = arrays.get(f"weights/{_key(variable)}")
+            if value is not None:
+                variable.assign(value)
+        if self.averages:
+            _assign(self.averages, [variable.numpy() for variable in self.variables])
 
     def any(self, flag):
         """Whether `flag` holds in any process of the cluster; all must ask at the same time."""
@@ -419,6 +428,10 @@ class Trainer:
         means, counts = self._forward(arrays, keys, False)
         sums = {name: mean * counts[_COUNT_OF[name]] for name, mean in means.items()}
         return self._sum(sums), self._sum(counts), self._l2_term()
+
+
+def _key(variable):
+    return variable.path.replace("/", ".")
 
 
 def _assign(variables, values):

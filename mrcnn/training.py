@@ -265,6 +265,7 @@ def resume(trainer, saved, plan):
     info = dict(saved.info)
     trainer.step = info.pop("total_steps")
     stage, schedule = info.pop("stage"), info.pop("schedule", None)
+    trainer.load_weights(saved.arrays)
     if stage == plan.stage:  # a new stage begins with a new optimizer, as the original's do
         trainer.load_state(saved.arrays)
         if plan.schedule is not None and schedule:
