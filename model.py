@@ -9,6 +9,7 @@
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -112,7 +113,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _add_train(train):
-    _add_data(train)
+    _add_data(train, several=True)
     add = train.add_argument_group("model").add_argument
     add("--model", choices=["resnet101", "resnet50", "compact"], default="resnet101")
     add(
@@ -181,6 +182,12 @@ def _add_train(train):
         help="repeat_factor: pictures of classes that few pictures have come more often",
     )
     add("--focus", help="classes whose pictures come more often: long_sleeved_shirt:2,trousers:2")
+    add(
+        "--repeat",
+        type=_factor,
+        nargs="+",
+        help="how often the pictures of each --data folder come in a pass: 2 1",
+    )
     add("--paste", type=_share, default=0.0, help="share of pictures that get garments of others")
     add(
         "--paste_data",
@@ -206,17 +213,22 @@ def _add_train(train):
     add("--dry_run", action="store_true", help="check data, disk and memory by one step, and stop")
 
 
-def _add_data(command, file_too=""):
+def _add_data(command, file_too="", several=False):
+    folder = Path("data/deepfashion2")
+    count: dict = {"nargs": "+"} if several else {}
     command.add_argument(
         "--data",
         type=Path,
-        default=Path("data/deepfashion2"),
-        help="folder in DeepFashion2's layout",
+        default=[folder] if several else folder,
+        help="folder in DeepFashion2's layout"
+        + ("; of several the training pictures are joined, and the first validates" * several),
+        **count,
     )
     command.add_argument(
         "--annotations",
         type=Path,
         help=f"folder of the COCO files that convert_to_coco.py wrote{file_too}; --data if not given",
+        **count,
     )
     command.add_argument("--limit", type=_positive, help="use the first pictures only")
 
@@ -311,6 +323,13 @@ def _positive(text):
     return value
 
 
+def _factor(text):
+    value = float(text)
+    if not 1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {value}; give 1 or more")
+    return value
+
+
 def _share(text):
     value = float(text)
     if not 0 <= value <= 1:
@@ -359,7 +378,24 @@ def import_tensorflow():
                 del sys.modules[name]
 
 
-def split_files(args, split):
+def data_folders(args):
+    """[(folder of pictures, folder of COCO files)] of --data and --annotations, one each or several.
+
+    Raises:
+        UsageError: if they aren't equally many.
+    """
+    pictures = args.data if isinstance(args.data, list) else [args.data]
+    annotations = args.annotations or pictures
+    annotations = annotations if isinstance(annotations, list) else [annotations]
+    if len(annotations) != len(pictures):
+        raise UsageError(
+            f"--data has {len(pictures)} folders but --annotations {len(annotations)}; give one "
+            "folder of COCO files for each"
+        )
+    return list(zip(pictures, annotations, strict=True))
+
+
+def split_files(data, annotations, split):
     """The COCO file of a split, and the folder where its pictures should be.
 
     Raises:
@@ -367,21 +403,28 @@ def split_files(args, split):
     """
     from convert_to_coco import missing_data_message
 
-    pictures = args.data / split / "image"
-    annotations = (args.annotations or args.data) / f"{split}_coco.json"
-    if not annotations.is_file():
+    pictures, path = data / split / "image", annotations / f"{split}_coco.json"
+    if not path.is_file():
         if not pictures.is_dir():
-            raise UsageError(missing_data_message(args.data))
+            raise UsageError(missing_data_message(data))
         raise UsageError(
-            f"no COCO annotations at {annotations}; make them with\n"
-            f"  python convert_to_coco.py --data {args.data}"
-            + (f" --output_dir {args.annotations}" if args.annotations else "")
+            f"no COCO annotations at {path}; make them with\n"
+            f"  python convert_to_coco.py --data {data}"
+            + (f" --output_dir {annotations}" if annotations != data else "")
         )
-    return annotations, pictures
+    return path, pictures
 
 
-def load_split(args, split):
-    """The `CocoDataset` of a split, converted before with convert_to_coco.py.
+def load_folders(folders, split, limit=None):
+    """A split of one or several data folders, converted before with convert_to_coco.py.
+
+    Args:
+        folders: as from `data_folders`; their pictures are joined in this order.
+        split: "train" or another.
+        limit: of each folder only so many pictures, None for all.
+
+    Returns:
+        `CocoDataset`, and the number of pictures of each folder.
 
     Raises:
         UsageError: if the pictures or the COCO file are missing.
@@ -389,13 +432,20 @@ def load_split(args, split):
     from convert_to_coco import missing_data_message
     from mrcnn.dataset import CocoDataset
 
-    annotations, pictures = split_files(args, split)
-    if not pictures.is_dir():
-        raise UsageError(missing_data_message(args.data))
-    dataset = CocoDataset()
-    dataset.load_coco(annotations, pictures, limit=args.limit)
+    dataset, counts = CocoDataset(), []
+    for data, annotations in folders:
+        path, pictures = split_files(data, annotations, split)
+        if not pictures.is_dir():
+            raise UsageError(missing_data_message(data))
+        dataset.load_coco(path, pictures, limit=limit)
+        counts.append(len(dataset.image_info) - sum(counts))
     dataset.prepare()
-    return dataset
+    return dataset, counts
+
+
+def load_split(folders, split, limit=None):
+    """As `load_folders`, the data set alone."""
+    return load_folders(folders, split, limit)[0]
 
 
 def run_train(args):
@@ -403,8 +453,10 @@ def run_train(args):
     stages = parse_stages(args.stages) if args.stages else [Stage(args.layers, args.epochs)]
     if args.batch_size % args.gpus:
         raise UsageError(f"--batch_size {args.batch_size} is no multiple of --gpus {args.gpus}")
-    train_set = load_split(args, "train")
-    val_set = load_split(args, "validation")
+    folders = data_folders(args)
+    train_set, counts = load_folders(folders, "train", args.limit)
+    val_set = load_split(folders[:1], "validation", args.limit)
+    visits = _visits(args, train_set, counts)
     augmentation = _augmentation(args)
     import_tensorflow()
     from mrcnn.backbone import stage_patterns
@@ -421,7 +473,7 @@ def run_train(args):
         "IMAGES_PER_GPU": batch // args.gpus,
         "LEARNING_RATE": args.lr,
         "COMPUTE_DTYPE": args.precision,
-        "STEPS_PER_EPOCH": args.steps_per_epoch or min(1000, -(-train_set.num_images // whole)),
+        "STEPS_PER_EPOCH": args.steps_per_epoch or min(1000, math.ceil(visits.sum() / whole)),
         "VALIDATION_STEPS": args.validation_steps or min(50, -(-val_set.num_images // whole)),
         "EDGE_LOSS_WEIGHT": args.edge_loss,
         "EMA_DECAY": args.ema,
@@ -437,7 +489,7 @@ def run_train(args):
     try:
         for stage in stages:
             if model.epoch < stage.until:
-                _train_stage(args, model, (train_set, val_set), stage, stages, augmentation)
+                _train_stage(args, model, (train_set, val_set), stage, stages, augmentation, visits)
                 if args.dry_run:
                     print("Nothing was trained, as asked for.")
                     return 0
@@ -451,7 +503,7 @@ def run_train(args):
     return 0
 
 
-def _train_stage(args, model, datasets, stage, stages, augmentation):
+def _train_stage(args, model, datasets, stage, stages, augmentation, visits):
     rate = args.lr / stage.divisor
     schedule = make_schedule(
         args.lr_schedule,
@@ -478,7 +530,7 @@ def _train_stage(args, model, datasets, stage, stages, augmentation):
         stage=f"{stages.index(stage)}:{stage.layers}" if len(stages) > 1 else None,
         preview=args.preview or 0,
         **_judged(args, model, datasets[1]),
-        loader=_loader_options(args, datasets[0]),
+        loader={"repeat_factors": None if (visits == 1).all() else visits},
         facts={"arguments": {k: str(v) for k, v in vars(args).items() if k != "run"}},
     )
 
@@ -536,8 +588,8 @@ def _augmentation(args):
         raise UsageError(f"--paste goes with --augment default or zoom, not {args.augment}")
     other = None
     if args.paste_data:
-        folders = {"data": args.paste_data, "annotations": args.paste_annotations, "limit": None}
-        other = load_split(argparse.Namespace(**folders), "train")
+        folders = [(args.paste_data, args.paste_annotations or args.paste_data)]
+        other = load_split(folders, "train")
     return replace(augmentation, paste=args.paste, paste_from=other)
 
 
@@ -550,18 +602,33 @@ def _judged(args, model, dataset):
         return {}
     from mrcnn.judge import Judge
 
-    judge = Judge(model, dataset, split_files(args, "validation")[0], seed=args.seed)
+    judge = Judge(
+        model, dataset, split_files(*data_folders(args)[0], "validation")[0], seed=args.seed
+    )
     options: dict = {"samples": lambda: judge.samples(args.samples)} if args.samples else {}
     if by_ap:
         options |= {"score": judge.mask_ap, "score_name": "mask_ap"}
     return options
 
 
-def _loader_options(args, train_set):
+def _visits(args, train_set, counts):
+    """How often each picture comes in a pass: float [num_images].
+
+    `counts` are the numbers of pictures of the --data folders.
+    """
+    import numpy as np
+
     from mrcnn.sampling import image_weights
 
     weights = image_weights(train_set, args.balance, focus=args.focus)
-    return {"repeat_factors": None if (weights == 1).all() else weights}
+    if not args.repeat:
+        return weights
+    if len(args.repeat) != len(counts):
+        raise UsageError(
+            f"--repeat has {len(args.repeat)} numbers; give one for each of the {len(counts)} "
+            "folders of --data"
+        )
+    return weights * np.repeat(args.repeat, counts)
 
 
 def run_inference(args):
@@ -658,7 +725,7 @@ def run_evaluate(args):
         raise UsageError(
             f"--report {args.report} would replace the run to compare with; give another folder"
         )
-    dataset = None if args.results else load_split(args, args.split)
+    dataset = None if args.results else load_split(data_folders(args), args.split, args.limit)
     truth = read_truth(_annotations(args), limit=args.limit)
     args.report.mkdir(parents=True, exist_ok=True)
     path, notes, failures = args.results, [], []
@@ -774,7 +841,7 @@ def run_inspect(args):
         folders = likely_folders(annotations, split, args.data)
     else:
         split = args.split or "train"
-        annotations, pictures = split_files(args, split)
+        annotations, pictures = split_files(*data_folders(args)[0], split)
         folders = [pictures]
     if args.images:
         if not args.images.is_dir():

@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model import import_tensorflow, load_split
+from model import data_folders, import_tensorflow, load_split
 
 
 def main():
@@ -29,8 +29,7 @@ def main():
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--logs", default="/tmp/overfit")
     args = parser.parse_args()
-    args.limit = None
-    dataset = load_split(args, "train")
+    dataset = load_split(data_folders(args), "train")
     import_tensorflow()
     import keras
 

@@ -124,6 +124,10 @@ class Config:
     DETECTION_MAX_INSTANCES: int = 100
     DETECTION_MIN_CONFIDENCE: float = 0.7
     DETECTION_NMS_THRESHOLD: float = 0.3
+    # False: a RoI is of its likeliest class only, as in the original. True: it gives a detection
+    # of each class whose score reaches DETECTION_MIN_CONFIDENCE, as in Detectron: with scores
+    # below 0.5 let through, AP counts second guesses too.
+    DETECTION_PER_CLASS: bool = False
 
     # --- Optimizer ------------------------------------------------------------------------
     # The paper's 0.02 explodes with this loss normalisation.

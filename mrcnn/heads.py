@@ -140,6 +140,7 @@ class DetectionLayer(KL.Layer):
     Args:
         config: a `Config` to take the values below from, or give them one by one.
         max_instances, min_confidence, nms_threshold, bbox_std_dev: see `Config`.
+        per_class: DETECTION_PER_CLASS of `Config`.
     """
 
     def __init__(
@@ -149,16 +150,20 @@ class DetectionLayer(KL.Layer):
         min_confidence=0.7,
         nms_threshold=0.3,
         bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
+        per_class=False,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
         if config is not None:
+            # getattr: configurations written for matterport's package lack it.
+            per_class = getattr(config, "DETECTION_PER_CLASS", False)
             max_instances = config.DETECTION_MAX_INSTANCES
             min_confidence = config.DETECTION_MIN_CONFIDENCE
             nms_threshold, bbox_std_dev = config.DETECTION_NMS_THRESHOLD, config.BBOX_STD_DEV
         self.max_instances, self.min_confidence = int(max_instances), float(min_confidence or 0)
         self.nms_threshold = float(nms_threshold)
         self.bbox_std_dev = [float(v) for v in np.asarray(bbox_std_dev)]
+        self.per_class = bool(per_class)
 
     def call(self, inputs):
         rois, probs, deltas, meta = inputs
@@ -169,15 +174,26 @@ class DetectionLayer(KL.Layer):
 
     def refine(self, rois, probs, deltas, window):
         """One picture's detections, [D, 6]; window: [(y1, x1, y2, x2)] of the real picture."""
-        class_ids = tf.argmax(probs, axis=1, output_type=tf.int32)
-        scores = tf.gather(probs, class_ids, batch_dims=1)
-        deltas = tf.gather(deltas, class_ids, batch_dims=1) * self.bbox_std_dev
-        boxes = clip_boxes_graph(apply_box_deltas_graph(rois, deltas), window)
+        rows, class_ids = self._candidates(probs)
+        scores = tf.gather_nd(probs, tf.stack([rows, class_ids], axis=1))
+        deltas = tf.gather_nd(deltas, tf.stack([rows, class_ids], axis=1)) * self.bbox_std_dev
+        boxes = clip_boxes_graph(apply_box_deltas_graph(tf.gather(rois, rows), deltas), window)
         wanted = (class_ids > 0) & (scores >= self.min_confidence)
+        if self.per_class:  # the original's quirk, see `_suppress`, is for the original's way
+            wanted &= box_areas(boxes) > 0
         kept = self._suppress(boxes, tf.where(wanted, scores, -1.0), class_ids)
         columns = [boxes, tf.cast(class_ids, tf.float32)[:, None], scores[:, None]]
         detections = tf.gather(tf.concat(columns, axis=1), kept)
         return pad_rows(tf.ensure_shape(detections, [None, 6]), self.max_instances)
+
+    def _candidates(self, probs):
+        """Which RoIs and which of their classes may become detections, int32 [N] each."""
+        count, classes = tf.shape(probs)[0], tf.shape(probs)[1]
+        if not self.per_class:
+            return tf.range(count), tf.argmax(probs, axis=1, output_type=tf.int32)
+        # As many as there are RoIs: those that fall out would hardly be among the best.
+        best = tf.math.top_k(tf.reshape(probs[:, 1:], [-1]), count).indices
+        return best // (classes - 1), best % (classes - 1) + 1
 
     def _suppress(self, boxes, scores, class_ids):
         """Indices kept, best first. Boxes of different classes don't suppress each other, so
@@ -196,7 +212,7 @@ class DetectionLayer(KL.Layer):
         return (input_shape[0][0], self.max_instances, 6)
 
     def get_config(self):
-        names = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev")
+        names = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev", "per_class")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -212,6 +212,20 @@ def test_detections_use_the_deltas_of_their_class():
     np.testing.assert_allclose(found, [0.2, 0.1, 0.6, 0.3, 2, 0.7], rtol=1e-5)
 
 
+def test_each_class_of_a_roi_may_be_a_detection():
+    boxes = [[0.1, 0.1, 0.5, 0.5], [0.1, 0.1, 0.5, 0.51], [0.6, 0.6, 0.6, 0.9]]
+    probs = np.array([[[0.1, 0.5, 0.4], [0.3, 0.4, 0.3], [0, 1, 0]]], np.float32)
+    meta = np.array([[0, 9, 9, 3, 11, 11, 3, 0, 0, 11, 11, 1, 1, 1, 1]], np.float32)
+    inputs = [np.array([boxes], np.float32), probs, np.zeros((1, 3, 3, 4), np.float32), meta]
+    options = {"min_confidence": 0.35, "max_instances": 3}
+    single = DetectionLayer(**options)(inputs)[0, :, 4:].numpy()
+    # The box without area, which in the original's way ends its class, is passed over.
+    np.testing.assert_allclose(single, [[1, 1], [0, 0], [0, 0]])
+    found = DetectionLayer(per_class=True, **options)(inputs)[0].numpy()
+    np.testing.assert_allclose(found[:, 4:], [[1, 0.5], [2, 0.4], [0, 0]])
+    np.testing.assert_allclose(found[:2, :4], [boxes[0], boxes[0]])
+
+
 @pytest.mark.parametrize("boxes", [[[0.1, 0.1, 0.3, 0.3]], [[0, 0, 0, 0]], []])
 def test_no_detections_are_all_zero(boxes):
     assert not detect(boxes, [0] * len(boxes), [0.9] * len(boxes)).any()
