@@ -432,7 +432,8 @@ def load_folders(folders, split, limit=None):
     from convert_to_coco import missing_data_message
     from mrcnn.dataset import CocoDataset
 
-    dataset, counts = CocoDataset(), []
+    dataset = CocoDataset()
+    counts: list[int] = []
     for data, annotations in folders:
         path, pictures = split_files(data, annotations, split)
         if not pictures.is_dir():
@@ -456,7 +457,7 @@ def run_train(args):
     folders = data_folders(args)
     train_set, counts = load_folders(folders, "train", args.limit)
     val_set = load_split(folders[:1], "validation", args.limit)
-    visits = _visits(args, train_set, counts)
+    visits = count_visits(args, train_set, counts)
     augmentation = _augmentation(args)
     import_tensorflow()
     from mrcnn.backbone import stage_patterns
@@ -602,16 +603,16 @@ def _judged(args, model, dataset):
         return {}
     from mrcnn.judge import Judge
 
-    judge = Judge(
-        model, dataset, split_files(*data_folders(args)[0], "validation")[0], seed=args.seed
-    )
+    pictures, annotations = data_folders(args)[0]
+    path, _ = split_files(pictures, annotations, "validation")
+    judge = Judge(model, dataset, path, seed=args.seed)
     options: dict = {"samples": lambda: judge.samples(args.samples)} if args.samples else {}
     if by_ap:
         options |= {"score": judge.mask_ap, "score_name": "mask_ap"}
     return options
 
 
-def _visits(args, train_set, counts):
+def count_visits(args, train_set, counts):
     """How often each picture comes in a pass: float [num_images].
 
     `counts` are the numbers of pictures of the --data folders.
@@ -841,7 +842,8 @@ def run_inspect(args):
         folders = likely_folders(annotations, split, args.data)
     else:
         split = args.split or "train"
-        annotations, pictures = split_files(*data_folders(args)[0], split)
+        data, coco_folder = data_folders(args)[0]
+        annotations, pictures = split_files(data, coco_folder, split)
         folders = [pictures]
     if args.images:
         if not args.images.is_dir():
