@@ -40,6 +40,7 @@ class CompactConfig(ClothingConfig):
     TRAIN_ROIS_PER_IMAGE = 100
     MAX_GT_INSTANCES = 30
     DETECTION_MAX_INSTANCES = 50
+    DETECTION_PER_CLASS = True  # rare classes are seldom the likeliest, but often the second
 
 
 CONFIGS = {"resnet101": ClothingConfig, "resnet50": ResNet50Config, "compact": CompactConfig}

@@ -2,7 +2,8 @@
 
     python scripts/to_float16.py logs/compact.../mask_rcnn_compact_0030.h5 weights/mask_rcnn_compact.h5
 
-`--min_confidence` changes the score from which detections are shown, which the file carries.
+`--set` changes settings that the file carries, such as the score from which detections are shown:
+`--set DETECTION_MIN_CONFIDENCE=0.75 DETECTION_PER_CLASS=true`.
 """
 
 import argparse
@@ -15,25 +16,41 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import h5py
 import numpy as np
 
+from mrcnn.config import Config
 from mrcnn.files import replacing
+
+
+def read_changes(texts):
+    """["NAME=JSON", ...] -> dict; exits where a name is none of `Config`'s or a value no JSON."""
+    changes = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in Config().to_dict():
+            sys.exit(f"--set {text}: {name!r} is no setting; see mrcnn/config.py")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            sys.exit(f"--set {text}: {value!r} is no JSON; write such as 0.75, true or [32, 64]")
+    return changes
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--min_confidence", type=float)
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=JSON", dest="changes")
     args = parser.parse_args()
+    changes = read_changes(args.changes)
     with (
         replacing(args.target) as temporary,
         h5py.File(args.source) as source,
         h5py.File(temporary, "w") as target,
     ):
         target.attrs.update(source.attrs)
-        if args.min_confidence is not None:
-            config = json.loads(source.attrs["config"])
-            config["DETECTION_MIN_CONFIDENCE"] = args.min_confidence
-            target.attrs["config"] = json.dumps(config)
+        if changes:
+            config = Config.from_dict(json.loads(source.attrs["config"]) | changes)
+            config.validate()
+            target.attrs["config"] = json.dumps(config.to_dict())
         for layer, group in source.items():
             copy = target.create_group(layer)
             copy.attrs.update(group.attrs)
