@@ -524,8 +524,8 @@ def run_train(args):
         return 3
     except PictureError as error:
         print(
-            f"model.py train: {error}\nPut it right, and go on from the last checkpoint with the "
-            "same command and --weights last",
+            f"model.py train: {error}\nPut it right; the same command with --weights last then goes on "
+            "from the last checkpoint",
             file=sys.stderr,
         )
         return 2
