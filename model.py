@@ -490,7 +490,6 @@ def run_train(args):
     whole = batch * count_processes()
     values = {
         "NAME": args.name or base.NAME,
-        "NUM_CLASSES": train_set.num_classes,
         "GPU_COUNT": args.gpus,
         "IMAGES_PER_GPU": batch // args.gpus,
         "LEARNING_RATE": args.lr,

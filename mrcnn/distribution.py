@@ -117,6 +117,8 @@ def _slurm_tasks():
         first = 12_000 + number * 16 % 16_000
         pairs = list(zip(hosts, counts, strict=True))
         addresses = [f"{host}:{first + i}" for host, count in pairs for i in range(count)]
+        if len(addresses) != int(os.environ["SLURM_STEP_NUM_TASKS"]):
+            raise ValueError(f"{len(addresses)} tasks on {hosts}")
         own = addresses[index]
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(

@@ -225,6 +225,7 @@ def test_tasks_of_slurm_are_numbered_in_the_order_of_its_list(monkeypatch):
         {"SLURM_STEP_NODELIST": "n[a-b]"},
         {"SLURM_STEP_TASKS_PER_NODE": "x"},
         {"SLURM_STEP_TASKS_PER_NODE": "1,1"},
+        {"SLURM_STEP_TASKS_PER_NODE": "2"},
         {"SLURM_PROCID": "7"},
     ],
 )
