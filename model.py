@@ -122,9 +122,8 @@ def _add_train(train):
     add("--model", choices=["resnet101", "resnet50", "compact"], default="resnet101")
     add(
         "--weights",
-        default="coco",
-        help="to start from: coco, imagenet, none, a file; or last, to go on with the last run "
-        "exactly where it stopped",
+        help="to start from: coco (if not given), imagenet, none, a file; or last, to go on with the "
+        "last run exactly where it stopped",
     )
     add("--resume", type=Path, metavar="RUN", help="go on with the run of this folder")
     add("--size", type=_positive, help="side of the network's square input; the model's")
@@ -132,7 +131,11 @@ def _add_train(train):
     add("--logs", default="logs", help="folder of run folders")
 
     add = train.add_argument_group("schedule").add_argument
-    add("--epochs", type=_positive, default=90, help="the last epoch, counted from the first ever")
+    add(
+        "--epochs",
+        type=_positive,
+        help="the last epoch, counted from the first ever; 90 if not given",
+    )
     add("--steps_per_epoch", type=_positive, help="one pass over the pictures, at most 1000")
     add("--validation_steps", type=_positive, help="one pass over the pictures, at most 50")
     add(
@@ -155,8 +158,8 @@ def _add_train(train):
         help="plateau: down to 0.3 of --lr when the validation loss stays flat; step: to a tenth "
         "after 2/3 and 8/9 of all steps; cosine: down to 0 over all steps",
     )
-    add("--warmup", type=int, default=0, help="first steps, in which the rate grows to --lr")
-    add("--layers", default="all", help="heads, 3+, 4+, 5+, all, or a regular expression")
+    add("--warmup", type=_whole, default=0, help="first steps, in which the rate grows to --lr")
+    add("--layers", help="heads, 3+, 4+, 5+, all, or a regular expression; all if not given")
     add(
         "--stages",
         help="instead of --layers and --epochs, several after another, each with its last epoch "
@@ -164,7 +167,12 @@ def _add_train(train):
     )
     add("--ema", type=float, default=0.0, help="keep moving averages of the weights: 0.999, say")
     add("--edge_loss", type=float, default=0.0, help="weight of the mask edges' agreement")
-    add("--early_stopping", type=int, default=0, help="epochs without a better one; 0 for never")
+    add(
+        "--early_stopping",
+        type=_whole,
+        default=0,
+        help="epochs without a better one that end the training, or a stage; 0 for never",
+    )
     add(
         "--best_by",
         choices=["val_loss", "mask_ap"],
@@ -207,7 +215,12 @@ def _add_train(train):
         metavar="N",
         help="first draw N augmented pictures: preview.png",
     )
-    add("--seed", type=_whole, default=0)
+    add(
+        "--seed",
+        type=_whole,
+        default=0,
+        help="of weights that start random, the order of pictures, and how they are varied",
+    )
     add("--workers", type=_positive, default=2, help="threads that load pictures")
 
     add = train.add_argument_group("run").add_argument
@@ -455,7 +468,11 @@ def load_split(folders, split, limit=None):
 
 def run_train(args):
     """Trains a model; returns the exit status."""
-    stages = parse_stages(args.stages) if args.stages else [Stage(args.layers, args.epochs)]
+    _check_train(args)
+    args.weights = args.weights or ("last" if args.resume else "coco")
+    stages = [Stage(args.layers or "all", args.epochs or 90)]
+    if args.stages:
+        stages = parse_stages(args.stages)
     if args.batch_size % args.gpus:
         raise UsageError(f"--batch_size {args.batch_size} is no multiple of --gpus {args.gpus}")
     folders = data_folders(args)
@@ -464,10 +481,13 @@ def run_train(args):
     visits = count_visits(args, train_set, counts)
     augmentation = _augmentation(args)
     import_tensorflow()
+    import keras
+
     from mrcnn.backbone import stage_patterns
     from mrcnn.clothing import CONFIGS
     from mrcnn.distribution import count_processes
     from mrcnn.model import MaskRCNN
+    from mrcnn.samples import PictureError
     from mrcnn.training import TrainingStopped, WorkerLost
 
     base, batch = CONFIGS[args.model], args.batch_size
@@ -485,14 +505,15 @@ def run_train(args):
     }
     if args.size:
         values.update(IMAGE_MIN_DIM=args.size, IMAGE_MAX_DIM=args.size)
+    keras.utils.set_random_seed(args.seed)  # of the layers that no weights file fills
     model = MaskRCNN("training", base.from_dict(values), args.logs)
-    _start_from(model, args)
+    _start_from(model, args, train_set.class_names)
     for stage in stages:  # a mistake in a later one shows now, not after days
         model.set_trainable(
             stage_patterns(base.BACKBONE).get(stage.layers, stage.layers), verbose=0
         )
     try:
-        for stage in stages:
+        for stage in stages[stage_of(model.saved, stages) :]:
             if model.epoch < stage.until:
                 _train_stage(args, model, (train_set, val_set), stage, stages, augmentation, visits)
                 if args.dry_run:
@@ -504,8 +525,49 @@ def run_train(args):
     except (FloatingPointError, WorkerLost) as error:
         print(f"model.py train: {error}", file=sys.stderr)
         return 3
+    except PictureError as error:
+        print(
+            f"model.py train: {error}\nPut it right; the same command with --weights last then goes on "
+            "from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 2
     print(f"Trained {model.epoch} epochs; weights and logs are in {model.log_dir}")
     return 0
+
+
+def _check_train(args):
+    """Refuses options that would do nothing beside others."""
+    if args.stages and (args.layers or args.epochs):
+        raise UsageError(
+            "--stages says which layers train until when; leave out --layers, --epochs"
+        )
+    if args.resume and args.weights not in (None, "last"):
+        raise UsageError("--resume goes on with a run's own weights; leave out --weights")
+    if args.paste_data and not args.paste:
+        raise UsageError("--paste_data needs --paste, the share of pictures that get garments")
+    if args.paste_annotations and not args.paste_data:
+        raise UsageError("--paste_annotations is for --paste_data; give it too, or leave both out")
+
+
+def stage_name(stages, i):
+    """By which a checkpoint says that it is of stage i; None, the layers, if there is but one."""
+    return f"{i}:{stages[i].layers}" if len(stages) > 1 else None
+
+
+def stage_of(saved, stages):
+    """Number of the stage to go on with.
+
+    A run that is in its second stage stays there, even if early stopping ended the first one
+    before its last epoch.
+
+    Args:
+        saved: checkpoint of the run that goes on, or None.
+        stages: list of `Stage`.
+    """
+    names = [stage_name(stages, i) for i in range(len(stages))]
+    name = saved.info["stage"] if saved else None
+    return names.index(name) if name in names else 0
 
 
 def _train_stage(args, model, datasets, stage, stages, augmentation, visits):
@@ -532,7 +594,7 @@ def _train_stage(args, model, datasets, stage, stages, augmentation, visits):
         tensorboard=True,
         check=True,
         dry_run=args.dry_run,
-        stage=f"{stages.index(stage)}:{stage.layers}" if len(stages) > 1 else None,
+        stage=stage_name(stages, stages.index(stage)),
         preview=args.preview or 0,
         **_judged(args, model, datasets[1]),
         loader={"repeat_factors": None if (visits == 1).all() else visits},
@@ -540,15 +602,26 @@ def _train_stage(args, model, datasets, stage, stages, augmentation, visits):
     )
 
 
-def _start_from(model, args):
-    """Loads the weights that --weights names, or a run's state, into a training model."""
+def _start_from(model, args, class_names):
+    """Loads the weights that --weights names, or a run's state, into a training model.
+
+    Args:
+        class_names: of the training data, background first.
+    """
     from mrcnn import sources, weights
+    from mrcnn.classes import same_names
 
     source = args.weights
-    if source == "none" and not args.resume:
+    if source == "none":
         return
-    if args.resume or source == "last":
+    if source == "last":
         path = _resume(model, args.resume)
+        names = weights.inspect(path).class_names
+        if names and not same_names(names, class_names):
+            raise UsageError(
+                f"{path} is of the classes {', '.join(names[1:])}, but the data's are "
+                f"{', '.join(class_names[1:])}; start a new run, from it with --weights {path}"
+            )
     elif model.config.BACKBONE == "mobilenet_v2" and source == "coco":
         path = sources.MOBILENET_COCO
         report = sources.load_mobilenet_v2(model.keras_model, path)
@@ -558,7 +631,14 @@ def _start_from(model, args):
         model.load_weights(path, by_name=True)
     else:
         path = sources.find_weights(source)
-        other = weights.inspect(path).num_classes != model.config.NUM_CLASSES
+        info = weights.inspect(path)
+        other = info.num_classes != model.config.NUM_CLASSES
+        if info.class_names and not same_names(info.class_names, class_names):
+            other = True
+            print(
+                "The class layers start anew, as the weights are of other classes than the data: "
+                f"{', '.join(info.class_names[1:])}"
+            )
         model.load_weights(path, by_name=True, exclude=weights.CLASS_LAYERS if other else None)
         model.set_log_dir()  # a run of its own, even if the file is another run's
     print(f"Starting from {path}, epoch {model.epoch}")
@@ -862,8 +942,12 @@ def run_inspect(args):
 
 
 def main(argv=None):
-    """Runs one command. Returns 0, or 2 for what the user can put right, 3 if pictures failed, 130
-    if Ctrl-C ended it early."""
+    """Runs one command.
+
+    Returns:
+        0; 2 for what the user can put right; 3 if pictures failed, a loss wasn't finite or a
+        process was lost; 130 if a signal ended it early.
+    """
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)

@@ -46,14 +46,14 @@ def main():
     model = MaskRCNN("training", CompactConfig.from_dict(values), args.logs)
     sources.load_mobilenet_v2(model.keras_model, sources.MOBILENET_COCO)
     start = losses_now(model, dataset, steps)
-    epochs = args.steps // steps
+    epochs = max(1, args.steps // steps)
     rows = model.train(
         dataset,
         dataset,
         args.lr,
         epochs,
         "all",
-        schedule=CosineSchedule(args.lr, args.steps, warmup=20),
+        schedule=CosineSchedule(args.lr, epochs * steps, warmup=20),
         seed=0,
     )
     first = sum(start[name] for name in LOSS_NAMES)

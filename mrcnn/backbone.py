@@ -73,9 +73,10 @@ def resnet_graph(input_image, architecture, stage5=True, train_bn=True, dtype="f
     x = maps[0]
     stages = [(2, 64, 2), (3, 128, 3), (4, 256, RESNET_BLOCKS[architecture]), (5, 512, 2)]
     for stage, width, repeats in stages[: 4 if stage5 else 3]:
-        x = build.residual_block(x, stage, "a", width, strides=1 if stage == 2 else 2)
+        filters = (width, width, 4 * width)
+        x = build.residual_block(x, stage, "a", filters, strides=1 if stage == 2 else 2)
         for i in range(repeats):
-            x = build.residual_block(x, stage, chr(ord("b") + i), width, strides=None)
+            x = build.residual_block(x, stage, chr(ord("b") + i), filters, strides=None)
         maps.append(x)
     return maps if stage5 else [*maps, None]
 
@@ -83,25 +84,66 @@ def resnet_graph(input_image, architecture, stage5=True, train_bn=True, dtype="f
 class _Builder:
     """Makes ResNet's pieces with one setting of batch norm and precision."""
 
-    def __init__(self, train_bn, policy):
-        self.train_bn, self.policy = train_bn, policy
+    def __init__(self, train_bn, policy, use_bias=True):
+        self.train_bn, self.policy, self.use_bias = train_bn, policy, use_bias
 
     def conv_bn(self, x, filters, size, conv, bn, strides=1, padding="valid", relu=False):
         options = {"strides": strides, "padding": padding, "dtype": self.policy}
+        options["use_bias"] = self.use_bias
         x = Conv2D(filters, size, name=conv, **options)(x)
         x = BatchNorm(train_bn=self.train_bn, name=bn, dtype=self.policy)(x)
         return KL.Activation("relu", dtype=self.policy)(x) if relu else x
 
-    def residual_block(self, x, stage, block, width, strides):
-        """Bottleneck 1x1, 3x3, 1x1; strides=None keeps the input as the shortcut."""
+    def residual_block(self, x, stage, block, filters, strides, size=3):
+        """Bottleneck 1x1, size x size, 1x1; strides=None keeps the input as the shortcut."""
         conv, bn = f"res{stage}{block}_branch", f"bn{stage}{block}_branch"
-        y = self.conv_bn(x, width, 1, conv + "2a", bn + "2a", strides or 1, relu=True)
-        y = self.conv_bn(y, width, 3, conv + "2b", bn + "2b", padding="same", relu=True)
-        y = self.conv_bn(y, 4 * width, 1, conv + "2c", bn + "2c")
+        y = self.conv_bn(x, filters[0], 1, conv + "2a", bn + "2a", strides or 1, relu=True)
+        y = self.conv_bn(y, filters[1], size, conv + "2b", bn + "2b", padding="same", relu=True)
+        y = self.conv_bn(y, filters[2], 1, conv + "2c", bn + "2c")
         if strides:
-            x = self.conv_bn(x, 4 * width, 1, conv + "1", bn + "1", strides)
+            x = self.conv_bn(x, filters[2], 1, conv + "1", bn + "1", strides)
         y = KL.Add(dtype=self.policy)([y, x])
         return KL.Activation("relu", name=f"res{stage}{block}_out", dtype=self.policy)(y)
+
+
+def identity_block(
+    input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True, dtype="float32"
+):
+    """A residual block whose shortcut is its input, for backbones of one's own.
+
+    Args:
+        input_tensor: keras tensor [B, H, W, filters[2]].
+        kernel_size: of the middle convolution.
+        filters: of the three convolutions.
+        stage, block: int and letter, for the layers' names: 4, "b" gives res4b_branch2a, ...
+        use_bias: of the convolutions.
+        train_bn, dtype: as of `resnet_graph`.
+
+    Returns:
+        keras tensor [B, H, W, filters[2]].
+    """
+    build = _Builder(train_bn, policy_for(dtype), use_bias)
+    return build.residual_block(input_tensor, stage, block, filters, None, kernel_size)
+
+
+def conv_block(
+    input_tensor,
+    kernel_size,
+    filters,
+    stage,
+    block,
+    strides=(2, 2),
+    use_bias=True,
+    train_bn=True,
+    dtype="float32",
+):
+    """As `identity_block`, with a convolution as shortcut: input and output may differ in size.
+
+    Args:
+        strides: of the first convolution and the shortcut.
+    """
+    build = _Builder(train_bn, policy_for(dtype), use_bias)
+    return build.residual_block(input_tensor, stage, block, filters, strides, kernel_size)
 
 
 def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):

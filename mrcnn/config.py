@@ -6,6 +6,7 @@ Only constructors read a `Config`; layers and functions take the values they nee
 
 import math
 import numbers
+import re
 
 import numpy as np
 
@@ -172,9 +173,16 @@ class Config:
                 f"NUM_CLASSES is {self.NUM_CLASSES}; set it to 1 (background) + the number "
                 "of classes in the data set"
             )
-        for name in ("GPU_COUNT", "IMAGES_PER_GPU", "DETECTION_MAX_INSTANCES", "MAX_GT_INSTANCES"):
+        if self.NAME is not None and re.search(r"[/\\\0]", str(self.NAME)):
+            yield f"NAME is {self.NAME!r}, but files are named by it; leave out / and \\"
+        counts = ("GPU_COUNT", "IMAGES_PER_GPU", "STEPS_PER_EPOCH")
+        for name in (*counts, "DETECTION_MAX_INSTANCES", "MAX_GT_INSTANCES"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; set it to 1 or more"
+        if not 0 <= self.EMA_DECAY < 1:
+            yield f"EMA_DECAY is {self.EMA_DECAY}; set it to 0 (none) or below 1, such as 0.999"
+        if not 0 <= self.EDGE_LOSS_WEIGHT < math.inf:
+            yield f"EDGE_LOSS_WEIGHT is {self.EDGE_LOSS_WEIGHT}; set it to 0 (none) or more"
         if not callable(self.BACKBONE) and self.BACKBONE not in BACKBONES:
             yield f"BACKBONE is {self.BACKBONE!r}; use one of {BACKBONES} or a callable"
         if callable(self.BACKBONE) and not callable(self.COMPUTE_BACKBONE_SHAPE):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ class Cluster:
 def find_cluster(gpu_count=1):
     """The cluster that the environment describes.
 
-    With TF_CONFIG, or under Slurm with several tasks, all of them train together
+    With TF_CONFIG, or as one of several tasks that Slurm's srun started, all of them train together
     (`MultiWorkerMirroredStrategy`); make it before any other use of TensorFlow. Otherwise
     this process trains, on `gpu_count` devices.
 
@@ -48,7 +49,7 @@ def find_cluster(gpu_count=1):
         gpu_count: devices of each process: GPUs, or where there are none logical CPUs.
 
     Raises:
-        ValueError: if there are fewer devices, or TF_CONFIG can't be read.
+        ValueError: if there are fewer devices, or TF_CONFIG or Slurm's variables can't be read.
     """
     tasks, index, resolver = _tasks()
     if tasks > 1:
@@ -95,17 +96,93 @@ def _tasks():
                 '"task": {"type": "worker", "index": 0}}'
             ) from error
         return len(order), index, tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", 1)))
-    if tasks > 1 and "SLURM_PROCID" in os.environ:
-        try:
-            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver({"worker": tasks})
-        except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(
-                f"Slurm's variables tell of {tasks} tasks, but where they run can't be found out "
-                f"({error!r}); start them by srun where scontrol is, or set TF_CONFIG"
-            ) from error
-        return tasks, int(os.environ["SLURM_PROCID"]), resolver
+    # Set by srun only: of a batch script, however many tasks were asked for, there is one process.
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return _slurm_tasks()
     return 1, 0, None
+
+
+def _slurm_tasks():
+    """`_tasks` of a Slurm step.
+
+    Not by TensorFlow's own resolver, which fails without GPUs and takes hosts in alphabetical
+    order (n10 before n9), while Slurm numbers tasks in the order of its list.
+    """
+    try:
+        index = int(os.environ["SLURM_PROCID"])
+        counts = _slurm_counts(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        hosts = _slurm_hosts(os.environ["SLURM_STEP_NODELIST"])
+        # Below the ports that systems give out by themselves, and another one for each step.
+        number = int(os.environ["SLURM_JOB_ID"]) + int(os.environ.get("SLURM_STEP_ID", 0))
+        first = 12_000 + number * 16 % 16_000
+        pairs = list(zip(hosts, counts, strict=True))
+        addresses = [f"{host}:{first + i}" for host, count in pairs for i in range(count)]
+        if len(addresses) != int(os.environ["SLURM_STEP_NUM_TASKS"]):
+            raise ValueError(f"{len(addresses)} tasks on {hosts}")
+        own = addresses[index]
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"Slurm's variables tell of {os.environ['SLURM_STEP_NUM_TASKS']} tasks, but where they "
+            f"run can't be found out ({error!r}); start them by srun, or set TF_CONFIG"
+        ) from error
+    local = sum(address.split(":")[0] == own.split(":")[0] for address in addresses)
+    gpus = _share_gpus(local, int(own.split(":")[1]) - first)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": addresses}),
+        task_type="worker",
+        task_id=index,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
+    )
+    return len(addresses), index, resolver
+
+
+def _share_gpus(tasks, place):
+    """Leaves this task its share where all tasks of a machine see all its GPUs.
+
+    Args:
+        tasks: on this machine.
+        place: of this one among them.
+
+    Returns:
+        int, GPUs of this task.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    own = "SLURM_GPUS_PER_TASK" in os.environ or tasks == 1  # Slurm shares them out itself
+    if not own and len(gpus) >= tasks:
+        each = len(gpus) // tasks
+        gpus = gpus[place * each : (place + 1) * each]
+        tf.config.set_visible_devices(gpus, "GPU")
+    return len(gpus)
+
+
+def _slurm_hosts(text):
+    """'n[08-10,12],m' -> ['n08', 'n09', 'n10', 'n12', 'm']."""
+    parts = re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text)
+    return [host for part in parts for host in _slurm_expand(part)]
+
+
+def _slurm_expand(part):
+    found = re.fullmatch(r"([^\[]*)\[([^\]]*)\](.*)", part)
+    if not found:
+        return [part]
+    head, spans, tail = found.groups()
+    names = []
+    for span in spans.split(","):
+        low, _, high = span.partition("-")
+        names += [f"{head}{n:0{len(low)}}" for n in range(int(low), int(high or low) + 1)]
+    return [name + rest for name in names for rest in _slurm_expand(tail)]
+
+
+def _slurm_counts(text):
+    """'2(x3),1' -> [2, 2, 2, 1]."""
+    counts: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if not found:
+            raise ValueError(f"SLURM_STEP_TASKS_PER_NODE is {text!r}")
+        counts += [int(found.group(1))] * int(found.group(2) or 1)
+    return counts
 
 
 def _range(addresses, kind):

@@ -103,8 +103,9 @@ class BatchLoader:
 
         Args:
             epoch_number: int >= 0.
-            steps: int, number of batches; None for one pass. A batch beyond the end of a
-                pass goes on with the next pass's order.
+            steps: int, number of batches; None for one pass. Epochs of half a pass or less
+                share one, so that no picture comes again before most others came; a batch
+                beyond the end of a pass goes on with the next pass's order.
             start: int, batches to pass over, unloaded: of an epoch that was cut off there.
 
         Yields:
@@ -113,7 +114,7 @@ class BatchLoader:
             gt_boxes int32 [b, G, 4], gt_masks bool [b, h, w, G].
 
         Raises:
-            RuntimeError: naming the picture that cannot be loaded.
+            PictureError: naming the picture that cannot be loaded.
         """
         steps = len(self) if steps is None else steps
         with contextlib.closing(self._loaded(self._jobs(epoch_number, steps, start))) as samples:
@@ -126,15 +127,25 @@ class BatchLoader:
     def image_ids_of(self, epoch_number, steps=None):
         """int [steps, B]: the pictures of each batch of an epoch, over all shards."""
         steps = len(self) if steps is None else steps
-        rng = np.random.default_rng((self.seed, epoch_number))
+        visits = steps * self.batch_size
+        shares = self._shares_of_a_pass(visits)
         order = epoch_order(
             self._image_ids,
-            steps * self.batch_size,
-            rng,
+            (epoch_number % shares + 1) * visits,
+            np.random.default_rng((self.seed, epoch_number // shares)),
             shuffle=self.shuffle,
             repeat_factors=self._repeat_factors,
         )
-        return order.reshape(steps, self.batch_size)
+        return order[len(order) - visits :].reshape(steps, self.batch_size)
+
+    def _shares_of_a_pass(self, visits):
+        """Whole epochs of so many visits in one pass, 1 or more; 1 without shuffling."""
+        if not self.shuffle or not visits:
+            return 1
+        whole = len(self._image_ids)
+        if self._repeat_factors is not None:
+            whole = int(np.floor(self._repeat_factors).sum())  # a pass has no fewer
+        return max(1, whole // visits)
 
     def _jobs(self, epoch, steps, start):
         """Yields a `_Job` for each picture of this shard, in order."""

@@ -1,5 +1,6 @@
 """`MaskRCNN`, and every name that matterport's users import from `mrcnn.model`."""
 
+import re
 import warnings
 from collections import OrderedDict
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from mrcnn import (
     trainer,
     weights,
 )
-from mrcnn.backbone import fpn_graph, resnet_graph
+from mrcnn.backbone import conv_block, fpn_graph, identity_block, resnet_graph
 from mrcnn.boxes import denorm_boxes, norm_boxes
 from mrcnn.data import DataGenerator, data_generator, load_image_gt
 from mrcnn.distribution import find_cluster
@@ -37,7 +38,13 @@ from mrcnn.image import compose_image_meta, mold_image, parse_image_meta, unmold
 from mrcnn.layers import BatchNorm
 from mrcnn.network import compute_backbone_shapes
 from mrcnn.roi import DetectionTargetLayer, PyramidROIAlign
-from mrcnn.rpn import ProposalLayer, build_rpn_model, rpn_bbox_loss_graph, rpn_class_loss_graph
+from mrcnn.rpn import (
+    ProposalLayer,
+    build_rpn_model,
+    rpn_bbox_loss_graph,
+    rpn_class_loss_graph,
+    rpn_graph,
+)
 from mrcnn.targets import build_detection_targets, build_rpn_targets, generate_random_rois
 from mrcnn.tensor_ops import (
     apply_box_deltas_graph,
@@ -68,6 +75,7 @@ __all__ = [
     "clip_boxes_graph",
     "compose_image_meta",
     "compute_backbone_shapes",
+    "conv_block",
     "data_generator",
     "denorm_boxes",
     "denorm_boxes_graph",
@@ -75,6 +83,7 @@ __all__ = [
     "fpn_classifier_graph",
     "fpn_graph",
     "generate_random_rois",
+    "identity_block",
     "load_image_gt",
     "log",
     "mold_image",
@@ -90,6 +99,7 @@ __all__ = [
     "resnet_graph",
     "rpn_bbox_loss_graph",
     "rpn_class_loss_graph",
+    "rpn_graph",
     "smooth_l1_loss",
     "trim_zeros_graph",
     "unmold_image",
@@ -104,7 +114,8 @@ class MaskRCNN:
         class_names: names by class id, background first; from the weights file or the data
             set, else by the class count (`classes.names_for`).
         epoch: epochs trained so far.
-        log_dir, checkpoint_path: of the current run; `train` makes the folder.
+        log_dir, checkpoint_path: of the current run; `train` makes the folder, under a later
+            minute's name if another run has this one.
 
     Args:
         mode: "training" or "inference".
@@ -199,7 +210,7 @@ class MaskRCNN:
         epoch = runs.parse_checkpoint(model_path) if model_path else None
         self.epoch = epoch or 0
         same_run = epoch is not None and Path(model_path).name == self._checkpoint(epoch).name
-        self.saved = None
+        self.saved, self._has_folder = None, same_run
         folder = Path(model_path).resolve().parent if same_run else None
         self._run_at(folder or runs.run_folder(self.model_dir, self.run_name))
 
@@ -208,6 +219,14 @@ class MaskRCNN:
         # The original's pattern, for code that formats it.
         name = f"mask_rcnn_{self.run_name.lower()}_{{epoch:04d}}.h5"
         self.checkpoint_path = str(Path(self.log_dir) / name)
+
+    def make_log_dir(self):
+        """Makes the run's folder, which a new run never shares with another."""
+        if self._has_folder:
+            Path(self.log_dir).mkdir(parents=True, exist_ok=True)
+        else:
+            self._run_at(runs.make_run_folder(self.log_dir))
+        self._has_folder = True
 
     def _checkpoint(self, epoch, folder="."):
         return runs.checkpoint_path(folder, self.run_name, epoch)
@@ -290,7 +309,7 @@ class MaskRCNN:
             raise FileNotFoundError(f"{folder} has no {checkpoints.LIST}; it is no run's folder")
         self.load_weights(saved.weights, by_name=True)
         self._run_at(folder)
-        self.epoch, self.saved = saved.info["epoch"], saved
+        self.epoch, self.saved, self._has_folder = saved.info["epoch"], saved, True
         return saved.weights
 
     def compile(self, learning_rate, momentum):
@@ -459,6 +478,31 @@ class MaskRCNN:
         return arrays
 
     # --- Inspection -----------------------------------------------------------------------
+
+    def ancestor(self, tensor, name, checked=None):
+        """The output of a layer that a keras tensor was computed from.
+
+        Args:
+            tensor: keras tensor, such as keras_model.get_layer(n).output.
+            name: regular expression of the whole layer name. The original's names of TensorFlow
+                operations, such as "ROI/rpn_non_max_suppression:0", belong to no layer here.
+            checked: list of layers that were looked at already, or None.
+
+        Returns:
+            keras tensor, or None if there is no such layer.
+        """
+        checked = [] if checked is None else checked
+        layer, node, _ = tensor._keras_history
+        for parent in layer._inbound_nodes[node].input_tensors:
+            other = parent._keras_history.operation
+            if any(other is seen for seen in checked):
+                continue
+            if re.fullmatch(name, other.name):
+                return parent
+            checked.append(other)
+            if (found := self.ancestor(parent, name, checked)) is not None:
+                return found
+        return None
 
     def find_trainable_layer(self, layer):
         """The layer itself, or the one it wraps."""

@@ -35,8 +35,14 @@ def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512, dt
         keras.Model: [B, H, W, depth] -> [logits [B, H*W*ratios, (bg, fg)], their softmax,
         deltas [B, H*W*ratios, (dy, dx, log(dh), log(dw))]].
     """
-    policy = policy_for(dtype)
     feature_map = KL.Input((None, None, depth), name="input_rpn_feature_map", dtype=dtype)
+    outputs = rpn_graph(feature_map, anchors_per_location, anchor_stride, channels, dtype)
+    return keras.Model(feature_map, outputs, name="rpn_model")
+
+
+def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512, dtype="float32"):
+    """The RPN head's layers on one feature map, a keras tensor; see `build_rpn_model`."""
+    policy = policy_for(dtype)
     shared = Conv2D(
         channels,
         3,
@@ -54,7 +60,7 @@ def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512, dt
     logits = per_anchor("rpn_class_raw", 2)
     probs = KL.Activation("softmax", name="rpn_class_xxx", dtype="float32")(logits)
     deltas = per_anchor("rpn_bbox_pred", 4)
-    return keras.Model(feature_map, [logits, probs, deltas], name="rpn_model")
+    return [logits, probs, deltas]
 
 
 class ProposalLayer(KL.Layer):

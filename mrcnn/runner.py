@@ -29,7 +29,7 @@ class Options:
         accumulate: parts that a batch is worked through in, one after another: the update is
             that of the whole batch at the memory of a part.
         keep: newest checkpoints that stay, besides the best.
-        early_stopping: epochs without a better one before the run ends; 0 for never.
+        early_stopping: epochs without a better one before this stage ends; 0 for never.
         score, score_name: judge epochs by this function of no arguments, higher is better,
             instead of by the validation loss.
         tensorboard: write its files.
@@ -90,19 +90,20 @@ def train(model, train_dataset, val_dataset, learning_rate, epochs, layers, opti
         seed=options.seed,
     )
     loader, val_loader = make_loaders(train_dataset, val_dataset, config, cluster, options)
-    plan = make_plan(model, train_dataset, epochs, layers, options)
     if options.check or options.dry_run:
-        check(model, trainer, loader, (train_dataset, val_dataset), options, show)
+        with training.workers_may_fail(trainer):
+            check(model, trainer, loader, (train_dataset, val_dataset), options, show)
+    if chief and (options.preview or not options.dry_run):
+        model.make_log_dir()
     if options.preview and chief:
-        Path(model.log_dir).mkdir(parents=True, exist_ok=True)
         path = Path(model.log_dir) / "preview.png"
         preview(loader, options.preview, path)
         print(f"Augmented pictures as training sees them: {path}")
     if options.dry_run:
         return []
+    plan = make_plan(model, (train_dataset, val_dataset), epochs, layers, options)
     progress = begin(model, trainer, plan)
     if chief:
-        Path(model.log_dir).mkdir(parents=True, exist_ok=True)
         facts = {"config": config.to_dict(), "seed": options.seed, "stage": layers}
         facts |= {"learning_rate": learning_rate, "epochs": epochs, "devices": cluster.replicas}
         facts |= {"pictures": {"train": len(train_dataset.image_ids)}}
@@ -141,13 +142,20 @@ def make_loaders(train_dataset, val_dataset, config, cluster, options):
     return loader, BatchLoader(val_dataset, config, shuffle=False, **common)
 
 
-def make_plan(model, train_dataset, epochs, layers, options):
-    """The `Training` of these options; only the chief has checkpoints."""
+def make_plan(model, datasets, epochs, layers, options):
+    """The `Training` of these options; only the chief has checkpoints.
+
+    Args:
+        datasets: (for training, for validation).
+    """
     config = model.config
-
-    def describe(batch):
-        return [str(train_dataset.image_info[int(meta[0])]["path"]) for meta in batch[1]]
-
+    # A picture's number means another one in each data set.
+    describe, describe_validation = (
+        lambda batch, dataset=dataset: [
+            str(dataset.image_info[int(meta[0])]["path"]) for meta in batch[1]
+        ]
+        for dataset in datasets
+    )
     return training.Training(
         epochs=epochs,
         steps_per_epoch=config.STEPS_PER_EPOCH,
@@ -165,6 +173,7 @@ def make_plan(model, train_dataset, epochs, layers, options):
         score_name=options.score_name,
         samples=options.samples,
         describe=describe,
+        describe_validation=describe_validation,
         show_progress=options.show_progress and model.cluster.is_chief,
         stage=options.stage or layers,
     )
@@ -177,7 +186,9 @@ def begin(model, trainer, plan):
         return training.resume(trainer, saved, plan)
     before = model.progress or training.Progress()
     trainer.step = model.epoch * plan.steps_per_epoch
-    return training.Progress(model.epoch, best=before.best, best_epoch=before.best_epoch)
+    return training.Progress(
+        model.epoch, best=before.best, best_epoch=before.best_epoch, since=model.epoch
+    )
 
 
 def check(model, trainer, loader, datasets, options, show):
@@ -189,7 +200,8 @@ def check(model, trainer, loader, datasets, options, show):
     findings, notes = [], []
     for name, dataset in zip(("train", "validation"), datasets, strict=True):
         if dataset is not None:
-            findings += preflight.check_pictures(dataset, name, options.seed)
+            missing = preflight.check_files(dataset, name)
+            findings += missing or preflight.check_pictures(dataset, name, options.seed)
             notes += preflight.check_classes(dataset, name)
     size = sum(v.numpy().nbytes for v in model.keras_model.variables)
     if model.config.EMA_DECAY:

@@ -1,7 +1,7 @@
 """Run folders: <model_dir>/<name><YYYYMMDDTHHMM>/mask_rcnn_<name>_<epoch>.h5."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 
@@ -9,6 +9,33 @@ def run_folder(model_dir, name, now=None):
     """Folder of a new run (not made yet)."""
     now = now or datetime.now()
     return Path(model_dir) / f"{name.lower()}{now:%Y%m%dT%H%M}"
+
+
+def make_run_folder(folder):
+    """Makes the folder of a new run, under the next minute's name that isn't taken.
+
+    Runs that start in the same minute would otherwise remove each other's checkpoints.
+
+    Args:
+        folder: as from `run_folder`; one of another name is made, or taken as it is.
+
+    Returns:
+        Path of the folder made.
+    """
+    folder = Path(folder)
+    found = re.fullmatch(r"(.*)(\d{8}T\d{4})", folder.name)
+    if not found:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    name, time = found.group(1), datetime.strptime(found.group(2), "%Y%m%dT%H%M")
+    while True:
+        folder = folder.with_name(f"{name}{time:%Y%m%dT%H%M}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            time += timedelta(minutes=1)
+        else:
+            return folder
 
 
 def checkpoint_path(folder, name, epoch):

@@ -90,6 +90,10 @@ def load_image_gt(
     return image, image_meta, class_ids, bbox, mask
 
 
+class PictureError(RuntimeError):
+    """A picture or its annotations can't be loaded; the message names it."""
+
+
 class Sampler:
     """Makes the training arrays of one picture; batches are stacks of them."""
 
@@ -131,13 +135,13 @@ class Sampler:
             (inputs, outputs), two lists of arrays; or None for an empty picture.
 
         Raises:
-            RuntimeError: from whatever went wrong, with the picture's path.
+            PictureError: from whatever went wrong, with the picture's path.
         """
         try:
             return self._load(image_id, rng, keep_empty, out)
         except Exception as error:
             path = self.dataset.image_info[image_id]["path"]
-            raise RuntimeError(f"cannot load picture {image_id} ({path}): {error}") from error
+            raise PictureError(f"cannot load picture {image_id} ({path}): {error}") from error
 
     def _load(self, image_id, rng, keep_empty, out):
         config = self.config

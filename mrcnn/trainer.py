@@ -1,6 +1,6 @@
 """One training step: losses, gradients, update; on one device, several, or several machines.
 
-Losses, the L2 term, clipping and the optimizer are the original's (see `total_loss`). The
+Losses, the L2 term, clipping and the optimizer are the original's (see `total_loss` and `l2_term`). The
 original's losses are means over what takes part in the whole batch (anchors, RoIs), so where a
 batch is split, over devices or over time, each part's mean counts by what took part in it:
 the update is that of the whole batch.
@@ -75,20 +75,18 @@ def l2_term(decayed, weight_decay):
     return total
 
 
-def total_loss(losses, weights, decayed, weight_decay):
+def total_loss(losses, weights, l2):
     """Weighted sum of the losses, plus the L2 term.
 
     Args:
         losses: dict of name -> scalar tensor.
         weights: dict of name -> number; a loss that is missing counts once.
-        decayed: keras.Variables.
-        weight_decay: number.
+        l2: scalar tensor, see `l2_term`.
 
     Returns:
         scalar float32 tensor.
     """
-    total = tf.add_n([value * weights.get(name, 1.0) for name, value in losses.items()])
-    return total + l2_term(decayed, weight_decay)
+    return tf.add_n([value * weights.get(name, 1.0) for name, value in losses.items()]) + l2
 
 
 def make_optimizer(config, learning_rate, momentum=None, replicas=1):
@@ -204,7 +202,7 @@ class Trainer:
             counts += part_counts
             sums = {k: v + sums.get(k, 0.0) for k, v in found.items()}
         means = {k: tf.math.divide_no_nan(v, counts[_COUNT_OF[k]]) for k, v in sums.items()}
-        return {"loss": l2 + self._weighted(means), **means}
+        return {"loss": total_loss(means, self.loss_weights, l2), **means}
 
     def _whole_batch(self, batch):
         parts = self._parts(batch, self.step)
@@ -398,15 +396,12 @@ class Trainer:
                 shares = tf.math.divide_no_nan(counts, whole)
                 losses = {k: v * shares[_COUNT_OF[k]] for k, v in losses.items()}
                 l2_share = 1.0 / (self.cluster.replicas * self.accumulate)
-            loss = self._weighted(losses) + l2_share * self._l2_term()
+            loss = total_loss(losses, self.loss_weights, l2_share * self._l2_term())
             scaled = loss
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
                 scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, values, unconnected_gradients="zero")
         return self._sum({"loss": loss, **losses}), self._sum(gradients)
-
-    def _weighted(self, losses):
-        return tf.add_n([v * self.loss_weights.get(k, 1.0) for k, v in losses.items()])
 
     def _l2_term(self):
         return l2_term(decayed_weights(self.model), self.weight_decay)

@@ -9,11 +9,12 @@ import math
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -39,6 +40,7 @@ class Progress:
         sums: of each loss over those steps.
         seconds, waited: their time, and the part of it spent waiting for data.
         best, best_epoch: the best value so far of what epochs are judged by.
+        since: epoch that this stage began after; early stopping counts from there.
     """
 
     epoch: int = 0
@@ -48,6 +50,7 @@ class Progress:
     waited: float = 0.0
     best: float | None = None
     best_epoch: int = 0
+    since: int = 0
 
     def begin_epoch(self, epoch):
         self.epoch, self.step, self.sums = epoch, 0, {}
@@ -75,12 +78,13 @@ class Training:
         save_weights: f(path) that writes a weights file.
         log: `RunLog`, or None.
         callbacks: Keras callbacks; they get the original's log names.
-        early_stopping: stop after so many epochs without a better one; 0 never does.
+        early_stopping: end this stage after so many epochs of it without a better one; 0 never
+            does.
         score: f() -> number to judge an epoch by, higher is better; None takes the validation
             loss (without one the loss), lower is better.
         score_name: its name in the log.
         samples: f() -> [(name, picture)] to log after each epoch.
-        describe: f(batch) -> names of its pictures, for messages.
+        describe, describe_validation: f(batch) -> names of its pictures, for messages.
         show_progress: whether to print.
         stage: str, written into checkpoints: the optimizer's state fits this stage only.
     """
@@ -98,6 +102,7 @@ class Training:
     score_name: str = "score"
     samples: Any = None
     describe: Any = None
+    describe_validation: Any = None
     show_progress: bool = True
     stage: str = "all"
 
@@ -122,29 +127,40 @@ def fit(trainer, train_loader, val_loader, plan, progress=None):
     """
     progress = progress or Progress()
     trainer.model.stop_training = False
-    hooks = keras.callbacks.CallbackList(list(plan.callbacks), model=trainer.model)
+    numbers = {"epochs": plan.epochs, "steps": plan.steps_per_epoch, "verbose": 0}
+    hooks = keras.callbacks.CallbackList(list(plan.callbacks), model=trainer.model, **numbers)
     rows = []
     hooks.on_train_begin()
-    with stop_signals() as signals, _workers_may_fail(trainer):
+    with stop_signals() as signals, workers_may_fail(trainer):
         for epoch in range(progress.epoch, plan.epochs):
+            if _waited_enough(progress, plan):
+                break
             hooks.on_epoch_begin(epoch)
             _train_epoch(trainer, train_loader, plan, progress, hooks, signals)
             logs = progress.means()
-            logs.update(_validate(trainer, val_loader, plan, epoch))
+            logs.update(_validate(trainer, val_loader, plan, progress, signals))
             row, note = _finish_epoch(trainer, plan, progress, logs)
             rows.append(row)
             if plan.show_progress:
                 print(_summary(row) + (f"\n{note}" if note else ""))
             hooks.on_epoch_end(epoch, {**logs, "learning_rate": row["learning_rate"]})
-            waited = progress.epoch - progress.best_epoch
-            if plan.early_stopping and waited >= plan.early_stopping:
-                if plan.show_progress:
-                    print(f"stopped early: no better epoch since epoch {progress.best_epoch}")
-                break
+            if signals.agreed(trainer):
+                raise _stopped(plan, f"after epoch {epoch + 1}")
             if trainer.model.stop_training:
                 break
     hooks.on_train_end()
     return rows
+
+
+def _waited_enough(progress, plan):
+    """Whether early stopping ends the stage. Asked before each epoch, so that a run that goes on
+    after it was stopped early stays stopped."""
+    waited = progress.epoch - max(progress.best_epoch, progress.since)
+    if not plan.early_stopping or progress.step or waited < plan.early_stopping:
+        return False
+    if plan.show_progress:
+        print(f"stopped early: no better epoch than epoch {progress.best_epoch}")
+    return True
 
 
 def _train_epoch(trainer, loader, plan, progress, hooks, signals):
@@ -166,15 +182,16 @@ def _train_epoch(trainer, loader, plan, progress, hooks, signals):
                     rate = plan.schedule.rate(epoch * steps + progress.step)
                     trainer.optimizer.learning_rate = rate
                 hooks.on_train_batch_begin(progress.step)
-                losses = _finite(trainer.train(batch), batch, epoch, progress.step, plan)
+                where = f"epoch {epoch + 1}, step {progress.step + 1}"
+                losses = _finite(trainer.train(batch), where, plan, batch, plan.describe)
                 hooks.on_train_batch_end(progress.step, losses)
                 progress.add(losses)
                 progress.seconds = before[2] + time.perf_counter() - before[0]
                 progress.waited = before[3] + loader.wait_seconds - before[1]
                 _show(bar, progress, len(batch[0]) * _workers(trainer))
-                if signals.agreed(trainer) and progress.step < steps:
+                if signals.agreed(trainer):
                     _save(trainer, plan, progress)
-                    raise _stopped(plan, f"epoch {epoch + 1}, step {progress.step}")
+                    raise _stopped(plan, f"in epoch {epoch + 1}, step {progress.step}")
     finally:
         batches.close()
 
@@ -196,14 +213,25 @@ def _workers(trainer):
     return cluster.workers if cluster else 1
 
 
-def _validate(trainer, loader, plan, epoch):
-    """{"val_loss": ..., ...}: means over the same pictures each time."""
+def _validate(trainer, loader, plan, progress, signals):
+    """{"val_loss": ..., ...}: means over the same pictures each time.
+
+    A signal ends it: the epoch's steps are saved, and the validation starts anew later.
+    """
     if loader is None or not plan.validation_steps:
         return {}
-    sums = Progress()
-    with trainer.averaged():
-        for batch in loader.epoch(0, plan.validation_steps, 0):
-            sums.add(_finite(trainer.validate(batch), batch, epoch, sums.step, plan))
+    sums, stop = Progress(), False
+    after = f"the validation after epoch {progress.epoch + 1}"
+    with trainer.averaged(), closing(loader.epoch(0, plan.validation_steps, 0)) as batches:
+        for batch in batches:
+            where = f"{after}, step {sums.step + 1}"
+            sums.add(_finite(trainer.validate(batch), where, plan, batch, plan.describe_validation))
+            stop = signals.agreed(trainer)
+            if stop:
+                break
+    if stop:
+        _save(trainer, plan, progress)
+        raise _stopped(plan, f"in {after}")
     return {f"val_{name}": value for name, value in sums.means().items()}
 
 
@@ -239,6 +267,7 @@ def _finish_epoch(trainer, plan, progress, logs):
 def _save(trainer, plan, progress, best=False):
     if plan.checkpoints is None:
         return
+    _check_weights(trainer, plan)
     info = {**asdict(progress), "stage": plan.stage, "total_steps": trainer.step}
     if plan.schedule is not None:
         info["schedule"] = plan.schedule.state()
@@ -266,26 +295,44 @@ def resume(trainer, saved, plan):
     trainer.step = info.pop("total_steps")
     stage, schedule = info.pop("stage"), info.pop("schedule", None)
     trainer.load_weights(saved.arrays)
+    progress = Progress(**info)
     if stage == plan.stage:  # a new stage begins with a new optimizer, as the original's do
         trainer.load_state(saved.arrays)
         if plan.schedule is not None and schedule:
             plan.schedule.restore(schedule)
-    return Progress(**info)
+    else:
+        progress.since = progress.epoch
+    return progress
 
 
-def _finite(losses, batch, epoch, step, plan):
+def _finite(losses, where, plan, batch, describe):
     """dict of name -> float; raises if one isn't finite."""
     values = {name: float(value) for name, value in losses.items()}
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
-        named = plan.describe(batch) if plan.describe else ()
+        named = describe(batch) if describe else ()
         pictures = f"\npictures of this step: {', '.join(named)}" if named else ""
-        kept = f"\nthe checkpoints in {plan.checkpoints.folder} stay" if plan.checkpoints else ""
         raise FloatingPointError(
-            f"{', '.join(broken)} not finite in epoch {epoch + 1}, step {step + 1} ({values}); "
-            f"lower the learning rate, or look at the pictures{pictures}{kept}"
+            f"{', '.join(broken)} not finite in {where} ({values}); "
+            f"lower the learning rate, or look at the pictures{pictures}{_kept(plan)}"
         )
     return values
+
+
+def _check_weights(trainer, plan):
+    """Raises if weights aren't finite: a step can break them though its own loss was sound, and
+    without a validation nothing would show it before good checkpoints made room for them."""
+    variables = trainer.model.variables
+    broken = [v.path for v in variables if not np.isfinite(v.numpy()).all()]
+    if broken:
+        raise FloatingPointError(
+            f"{len(broken)} weights, such as {broken[0]}, are not finite, so they were not saved; "
+            f"lower the learning rate{_kept(plan)}"
+        )
+
+
+def _kept(plan):
+    return f"\nthe checkpoints in {plan.checkpoints.folder} stay" if plan.checkpoints else ""
 
 
 # --- Stopping ---------------------------------------------------------------------------------
@@ -315,7 +362,9 @@ def stop_signals():
         if signals.name and number == signal.SIGINT:
             raise KeyboardInterrupt
         signals.name = signal.Signals(number).name
-        print(f"\n{signals.name}: finishing this step and saving ...", flush=True)
+        # A terminal that is gone, or a print that this one cut in on, must not cost the run.
+        with suppress(OSError, RuntimeError, ValueError):
+            print(f"\n{signals.name}: finishing this step and saving ...", flush=True)
 
     before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -328,12 +377,12 @@ def stop_signals():
 def _stopped(plan, where):
     saved = f"; saved in {plan.checkpoints.folder}" if plan.checkpoints else ""
     return TrainingStopped(
-        f"stopped in {where}{saved}. Go on with the same command and --weights last"
+        f"stopped {where}{saved}. Go on with the same command and --weights last"
     )
 
 
 @contextmanager
-def _workers_may_fail(trainer):
+def workers_may_fail(trainer):
     """Says plainly what TensorFlow's many errors of a lost process mean."""
     try:
         yield

@@ -10,7 +10,9 @@ import tensorflow as tf
 from mrcnn.backbone import (
     MOBILENET_TAPS,
     build_backbone,
+    conv_block,
     fpn_graph,
+    identity_block,
     mobilenet_v2_graph,
     resnet_graph,
     stage_patterns,
@@ -287,3 +289,29 @@ def test_build_backbone_takes_a_name():
     maps = build_backbone(keras.Input((64, 64, 3)), config, "bfloat16")
     assert [m.shape[-1] for m in maps] == list(CHANNELS["mobilenet_v2"])
     assert {m.dtype for m in maps} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_blocks_for_backbones_of_ones_own(models, use_bias):
+    """matterport's pieces, with its names: two of them are the start of a ResNet's stage 2."""
+    image = keras.Input((None, None, 64))
+    options = {"train_bn": False, "use_bias": use_bias}
+    x = conv_block(image, 3, [64, 64, 256], 2, "a", strides=(1, 1), **options)
+    y = identity_block(x, 3, [64, 64, 256], stage=2, block="b", **options)
+    model = keras.Model(image, [x, y])
+    resnet = models["resnet50"]
+    for layer in model.layers:
+        if layer.weights:
+            own = resnet.get_layer(layer.name).get_weights()
+            layer.set_weights(own if use_bias or "bn" in layer.name else own[:1])
+    picture = tf.constant(np.random.default_rng(1).normal(size=(1, 8, 12, 64)), tf.float32)
+    stage = keras.Model(
+        resnet.get_layer("res2a_branch2a").input,
+        [resnet.get_layer(f"res2{block}_out").output for block in "ab"],
+    )
+    for ours, theirs in zip(model(picture), stage(picture), strict=True):
+        assert ours.shape == (1, 8, 12, 256)
+        # The biases of a fresh ResNet are 0.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    smaller = conv_block(image, 5, [8, 8, 16], 3, "a")
+    assert keras.Model(image, smaller)(picture).shape == (1, 4, 6, 16)

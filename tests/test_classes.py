@@ -6,6 +6,7 @@ from mrcnn.classes import (
     DEEPFASHION2_CATEGORY_IDS,
     check_names,
     names_for,
+    same_names,
 )
 
 
@@ -57,3 +58,12 @@ def test_a_list_without_background_is_refused():
     with pytest.raises(ValueError, match="id 0 is the background"):
         check_names(DEEPFASHION2[1:], 13)
     assert check_names(list(DEEPFASHION2), 14) == DEEPFASHION2
+
+
+def test_names_are_the_same_however_they_are_spelled():
+    assert same_names(
+        DEEPFASHION2, ["background", *(n.replace("_", " ") for n in DEEPFASHION2[1:])]
+    )
+    assert same_names(["BG", "Skirt"], ["BG", "skirt "])
+    assert not same_names(["BG", "skirt", "vest"], ["BG", "vest", "skirt"])
+    assert not same_names(["BG", "skirt"], ["BG", "skirt", "vest"])

@@ -48,9 +48,11 @@ def check_equal(weights, expected):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def start(folder, devices, pictures, epochs, task=None, ports=()):
+def start(folder, devices, pictures, epochs, task=None, ports=(), job=None):
     environment = dict(os.environ)
-    if task is not None:
+    if job is not None:
+        environment |= slurm(task, "localhost", "2", 2, job)
+    elif task is not None:
         workers = [f"localhost:{port}" for port in ports]
         task = {"type": "worker", "index": task}
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
@@ -62,6 +64,18 @@ def start(folder, devices, pictures, epochs, task=None, ports=()):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def slurm(index, hosts, counts, tasks, job):
+    """What Slurm's srun tells a task."""
+    return {
+        "SLURM_PROCID": str(index),
+        "SLURM_STEP_NUM_TASKS": str(tasks),
+        "SLURM_STEP_NODELIST": hosts,
+        "SLURM_STEP_TASKS_PER_NODE": counts,
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_ID": "0",
+    }
 
 
 def free_ports(count):
@@ -179,12 +193,72 @@ def test_more_devices_than_there_are(monkeypatch):
     assert find_cluster().replicas == 1
 
 
-def test_slurm_without_its_programs_is_refused(monkeypatch, tmp_path):
+def test_two_tasks_of_slurm_equal_one_process(alone, tmp_path):
+    """On machines without GPUs too."""
+    job = os.getpid()  # the ports follow from it
+    processes = [start(tmp_path, 1, 2, 1, task, job=job) for task in (0, 1)]
+    outputs = [p.communicate(timeout=300)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    for index in (0, 1):
+        check_equal(weights_of(tmp_path, index), alone[1])
+
+
+def test_tasks_of_slurm_are_numbered_in_the_order_of_its_list(monkeypatch):
+    """Not of the alphabet, in which n10 comes before n9."""
+    from mrcnn.distribution import _tasks, count_processes
+
+    for name, value in slurm(3, "gpu[9-10],m,r[01-02]n[1,3]", "2(x2),1,1(x4)", 9, 7).items():
+        monkeypatch.setenv(name, value)
+    count, index, resolver = _tasks()
+    assert (count, index, count_processes()) == (9, 3, 9)
+    addresses = resolver.cluster_spec().as_dict()["worker"]
+    hosts = [address.split(":")[0] for address in addresses]
+    assert hosts == ["gpu9"] * 2 + ["gpu10"] * 2 + ["m", "r01n1", "r01n3", "r02n1", "r02n3"]
+    assert len(set(addresses)) == 9
+    assert (resolver.task_type, resolver.task_id) == ("worker", 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SLURM_STEP_NODELIST": None},
+        {"SLURM_STEP_NODELIST": "n[a-b]"},
+        {"SLURM_STEP_TASKS_PER_NODE": "x"},
+        {"SLURM_STEP_TASKS_PER_NODE": "1,1"},
+        {"SLURM_STEP_TASKS_PER_NODE": "2"},
+        {"SLURM_PROCID": "7"},
+    ],
+)
+def test_broken_variables_of_slurm_are_refused(monkeypatch, changes):
     from mrcnn.distribution import find_cluster
 
-    for name, value in {"SLURM_NTASKS": "3", "SLURM_PROCID": "1", "PATH": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="3 tasks.*set TF_CONFIG"):
+    for name, value in (slurm(1, "n1", "3", 3, 7) | changes).items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="3 tasks.*srun, or set TF_CONFIG"):
         find_cluster()
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+
+
+def test_a_batch_script_of_slurm_is_one_process(monkeypatch):
+    """Its variables tell of the tasks that srun could start, but it didn't."""
+    from mrcnn.distribution import find_cluster
+
+    for name, value in {"SLURM_NTASKS": "3", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
     assert find_cluster().workers == 1
+
+
+def test_gpus_of_a_machine_are_shared_by_its_tasks(monkeypatch):
+    import tensorflow as tf
+
+    from mrcnn.distribution import _share_gpus
+
+    seen = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b", "c", "d"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, kind: seen.append(gpus))
+    assert _share_gpus(tasks=2, place=1) == 2 and seen == [["c", "d"]]
+    assert _share_gpus(tasks=1, place=0) == 4 and _share_gpus(tasks=8, place=5) == 4
+    monkeypatch.setenv("SLURM_GPUS_PER_TASK", "4")  # then each sees its own already
+    assert _share_gpus(tasks=2, place=1) == 4 and len(seen) == 1

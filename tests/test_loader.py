@@ -162,6 +162,34 @@ def test_repeated_pictures_come_more_often(data):
     assert len(list(batches.epoch(0, 2))) == 2
 
 
+def test_short_epochs_share_a_pass(data):
+    """Of 7 pictures in epochs of 2, three epochs see 6 different ones before a new pass begins."""
+    batches = loader(data, batch_size=2)
+    epochs = [batches.image_ids_of(epoch, steps=1).ravel() for epoch in range(6)]
+    for first in (0, 3):
+        seen = np.concatenate(epochs[first : first + 3])
+        assert len(set(seen.tolist())) == 6
+    assert np.concatenate(epochs[:3]).tolist() != np.concatenate(epochs[3:]).tolist()
+    # An epoch of more than half a pass has one of its own, and follows from its number alone.
+    longer = [loader(data, batch_size=2).image_ids_of(epoch, steps=2) for epoch in (1, 1, 2)]
+    np.testing.assert_array_equal(longer[0], longer[1])
+    assert longer[0].tolist() != longer[2].tolist()
+    assert loader(data, batch_size=2).image_ids_of(5, steps=0).shape == (0, 2)
+
+
+def test_short_epochs_share_a_pass_of_repeated_pictures(data):
+    factors = np.full(7, 2.5)
+    batches = loader(data, batch_size=7, repeat_factors=factors)
+    pair = np.concatenate([batches.image_ids_of(epoch, steps=1).ravel() for epoch in (2, 3)])
+    counts = np.bincount(pair, minlength=7)
+    assert counts.sum() == 14 and counts.max() <= 3
+
+
+def test_short_epochs_without_shuffling_are_all_the_same(data):
+    batches = loader(data, batch_size=2, shuffle=False)
+    assert [batches.image_ids_of(epoch, steps=1).tolist() for epoch in (0, 1)] == [[[0, 1]]] * 2
+
+
 def test_pictures_without_objects_are_negatives(data):
     (batch,) = loader(data, batch_size=1, shuffle=False).epoch(0, 1)
     images, _, match, deltas, class_ids, boxes, masks = batch

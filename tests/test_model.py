@@ -216,6 +216,17 @@ def test_run_graph_and_inspection(inference, datasets, capsys):
     assert len(inference.detect_molded(molded, metas)) == 1
 
 
+def test_ancestors_of_a_tensor(inference):
+    model = inference.keras_model
+    rois = model.get_layer("ROI").output
+    detections = model.get_layer("mrcnn_detection").output
+    assert inference.ancestor(detections, "ROI") is rois
+    assert inference.ancestor(detections, "mrcnn_cl.*") is model.get_layer("mrcnn_class").output
+    assert inference.ancestor(rois, "mrcnn_class") is None  # comes after it
+    # Operations of TensorFlow 1 have no counterpart.
+    assert inference.ancestor(rois, "ROI/rpn_non_max_suppression:0") is None
+
+
 def test_matterport_notebook_calls(datasets, inference):
     """The chain of the sample notebooks, on our functions."""
     from mrcnn import model as modellib
@@ -287,6 +298,20 @@ def test_layers(trained, layers, inside, outside):
 
     assert trainable(inside)
     assert outside is None or not trainable(outside)
+
+
+def test_two_new_runs_in_a_minute_have_folders_of_their_own(tmp_path):
+    from mrcnn.model import MaskRCNN
+
+    model = MaskRCNN("training", ShapesConfig(), str(tmp_path))
+    planned = model.log_dir
+    Path(planned).mkdir()  # another run was faster
+    model.make_log_dir()
+    assert model.log_dir != planned and Path(model.log_dir).is_dir()
+    assert Path(model.checkpoint_path).parent == Path(model.log_dir)
+    again = model.log_dir
+    model.make_log_dir()  # the next stage of the same run
+    assert model.log_dir == again and len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_cannot_work_is_refused(trained, datasets, tmp_path):

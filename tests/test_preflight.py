@@ -12,7 +12,7 @@ from PIL import Image
 
 from mrcnn import preflight
 from mrcnn.dataset import CocoDataset, Dataset
-from mrcnn.preflight import check_classes, check_disk, check_pictures, try_step
+from mrcnn.preflight import check_classes, check_disk, check_files, check_pictures, try_step
 
 NAMES = ["long_sleeved_shirt", "trousers", "sling"]
 
@@ -43,6 +43,29 @@ def pictures(folder, count, width=40, height=30, kind="jpg"):
 
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# --- Files --------------------------------------------------------------------------------------
+
+
+def test_every_picture_file_is_looked_for(tmp_path):
+    """A sample would hardly meet the one of thousands that is missing."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    paths = pictures(tmp_path / "a", 3) + pictures(tmp_path / "b", 3)
+    assert check_files(Labels([*paths, None]), "train") == []
+    assert check_files(Labels([]), "train") == []
+    paths[4].unlink()
+    assert check_files(Labels(paths), "train") == [f"train: {paths[4]} does not exist"]
+    shutil.rmtree(tmp_path / "a")
+    gone = check_files(Labels([*paths, *paths]), "train")
+    assert len(gone) == 6 and gone[-1] == "train: and 3 more of 12 pictures do not exist"
+
+
+def test_files_that_are_there_though_not_listed_are_not_missing(tmp_path, monkeypatch):
+    paths = pictures(tmp_path, 2)
+    monkeypatch.setattr(preflight, "_listing", lambda folder: set())
+    assert check_files(Labels(paths), "train") == []
 
 
 # --- Pictures -----------------------------------------------------------------------------------

@@ -221,3 +221,13 @@ def test_masked_mean():
     assert masked_mean(values, tf.constant([[True, False], [False, True]])) == 3.0
     assert masked_mean(values, tf.zeros((2, 2), bool)) == 0.0
     assert masked_mean(tf.constant([np.inf, 1.0]), tf.constant([False, True])) == 1.0
+
+
+def test_the_rpn_on_a_map_of_ones_own():
+    from mrcnn.rpn import rpn_graph
+
+    feature_map = keras.Input((8, 12, 16))
+    outputs = rpn_graph(feature_map, 3, anchor_stride=2, channels=8)
+    values = keras.Model(feature_map, outputs)(tf.ones((2, 8, 12, 16)))
+    assert [v.shape for v in values] == [(2, 72, 2), (2, 72, 2), (2, 72, 4)]
+    np.testing.assert_allclose(tf.reduce_sum(values[1], axis=-1), 1, rtol=1e-6)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mrcnn.runs import checkpoint_path, find_last, find_last_run, run_folders
+from mrcnn.runs import checkpoint_path, find_last, find_last_run, make_run_folder, run_folders
 
 
 def make_run(root, time, epochs=(), name="clothing", listed=False):
@@ -67,3 +67,15 @@ def test_no_run_at_all(tmp_path):
             find_last(folder, "Clothing")
         with pytest.raises(FileNotFoundError, match="no run named 'clothing' to go on with in"):
             find_last_run(folder, "Clothing")
+
+
+def test_new_runs_of_the_same_minute_get_folders_of_their_own(tmp_path):
+    first = make_run_folder(tmp_path / "logs" / "clothing20251231T2358")
+    assert first.is_dir() and first.name == "clothing20251231T2358"
+    again = [make_run_folder(first).name for _ in range(2)]
+    assert again == ["clothing20251231T2359", "clothing20260101T0000"]
+    assert [p.name for p in run_folders(first.parent, "clothing")] == [*again[::-1], first.name]
+
+
+def test_a_folder_of_ones_own_name_is_taken_as_it_is(tmp_path):
+    assert make_run_folder(tmp_path / "mine") == make_run_folder(tmp_path / "mine")

@@ -1,12 +1,14 @@
 """How `model.py train` reads its data folders, without TensorFlow."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import model
 from mrcnn.classes import DEEPFASHION2
+from mrcnn.schedules import parse_stages
 
 
 def write_coco(folder, class_ids):
@@ -67,3 +69,34 @@ def test_each_folders_pictures_come_as_often_as_asked(tmp_path):
         model.count_visits(parsed(*options, "--repeat", "2"), dataset, counts)
     with pytest.raises(SystemExit):
         parsed(*options, "--repeat", "0.5", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--stages", "heads:1,all:2", "--epochs", "3"), "--stages says"),
+        (("--stages", "heads:1", "--layers", "heads"), "--stages says"),
+        (("--resume", "logs/run", "--weights", "none"), "--resume goes on"),
+        (("--paste_data", "other"), "--paste_data needs --paste"),
+        (("--paste", "0.5", "--paste_annotations", "other"), "is for --paste_data"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, words, capsys):
+    assert model.main(["train", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--early_stopping", "--warmup", "--seed"])
+def test_counts_below_zero_are_refused(option):
+    with pytest.raises(SystemExit):
+        parsed(option, "-1")
+
+
+def test_a_run_goes_on_in_its_stage():
+    """Also where early stopping ended the stage before its last epoch."""
+    stages = parse_stages("heads:40,4+:120,heads:160")
+    saved = [SimpleNamespace(info={"stage": name}) for name in ("0:heads", "1:4+", "2:heads")]
+    assert [model.stage_of(s, stages) for s in saved] == [0, 1, 2]
+    assert model.stage_of(None, stages) == 0
+    assert model.stage_of(saved[1], stages[:1]) == 0
+    assert model.stage_name(stages[:1], 0) is None

@@ -10,12 +10,12 @@ def test_total_loss_by_hand():
     import keras
     import tensorflow as tf
 
-    from mrcnn.trainer import total_loss
+    from mrcnn.trainer import l2_term, total_loss
 
     losses = {"rpn_class_loss": tf.constant(2.0), "mrcnn_mask_loss": tf.constant(3.0)}
     decayed = [keras.Variable([[1.0, 2.0], [3.0, 4.0]]), keras.Variable([2.0])]
     # 0.1 * (30 / 4 + 4 / 1): a mean over each weight, not a sum
-    total = total_loss(losses, {"mrcnn_mask_loss": 0.5}, decayed, 0.1)
+    total = total_loss(losses, {"mrcnn_mask_loss": 0.5}, l2_term(decayed, 0.1))
     assert float(total) == pytest.approx(2.0 + 1.5 + 0.1 * (7.5 + 4.0))
 
 

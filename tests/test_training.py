@@ -161,6 +161,37 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert (tmp_path / "best.h5").read_text() == "after 2 steps"
 
 
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
+    from mrcnn.checkpoints import Checkpoints
+    from mrcnn.training import fit, resume
+
+    class Worse(OneWeight):
+        def validate(self, batch):
+            return {"loss": float(self.step)}
+
+    rows = run(Worse(), [1.0], tmp_path, epochs=9, early_stopping=2)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for patience, epochs in ((2, []), (3, [4])):
+        again = plan(tmp_path, 1, epochs=9, early_stopping=patience)
+        trainer = Worse()
+        progress = resume(trainer, Checkpoints(tmp_path, "made_up").restore(), again)
+        more = fit(trainer, Loader([1.0]), Loader([1.0]), again, progress)
+        assert [row["epoch"] for row in more] == epochs
+
+
+def test_early_stopping_counts_from_the_start_of_a_stage(tmp_path):
+    from mrcnn.checkpoints import Checkpoints
+    from mrcnn.training import Progress, resume
+
+    # The best epoch was the first of the stage before, 5 epochs ago.
+    before = Progress(6, best=0.0, best_epoch=1, since=6)
+    rows = run(OneWeight(), [1.0], tmp_path, progress=before, epochs=20, early_stopping=3)
+    assert [row["epoch"] for row in rows] == [7, 8, 9]
+    saved = Checkpoints(tmp_path, "made_up").restore()
+    assert resume(OneWeight(), saved, plan(tmp_path, 1)).since == 6
+    assert resume(OneWeight(), saved, plan(tmp_path, 1, stage="another")).since == 9
+
+
 def test_a_score_judges_epochs(tmp_path):
     scores = iter([0.2, 0.5, 0.1])
     options = {"score": lambda: next(scores), "score_name": "mask_ap", "epochs": 3}
@@ -183,6 +214,60 @@ def test_a_loss_that_is_not_finite_names_pictures_and_keeps_checkpoints(tmp_path
     text = str(caught.value)
     assert "loss, mrcnn_mask_loss not finite in epoch 2, step 2" in text
     assert "picture_7.jpg" in text and "lower the learning rate" in text and str(tmp_path) in text
+    assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
+    assert not (tmp_path / "mask_rcnn_made_up_0002.h5").exists()
+
+
+def test_a_validation_that_is_not_finite_names_its_own_pictures(tmp_path):
+    class Breaks(OneWeight):
+        def validate(self, batch):
+            return {"loss": float("inf")}
+
+    options = {
+        "describe": lambda batch: ["a training picture"],
+        "describe_validation": lambda batch: [f"validation_{int(batch[0][0])}.jpg"],
+    }
+    with pytest.raises(FloatingPointError, match="the validation after epoch 1, step 1") as caught:
+        run(Breaks(), [5.0, 7.0], tmp_path, **options)
+    assert "validation_1.jpg" in str(caught.value) and "a training" not in str(caught.value)
+
+
+def test_pictures_are_named_by_the_data_set_they_are_of(tmp_path):
+    from types import SimpleNamespace
+
+    from mrcnn import runner
+
+    sets = [utils.Dataset(), utils.Dataset()]
+    for i, dataset in enumerate(sets):
+        for j in range(2):
+            dataset.add_image("own", j, f"{i}{j}.jpg")
+    model = SimpleNamespace(
+        config=ShapesConfig(),
+        cluster=SimpleNamespace(is_chief=True),
+        log_dir=tmp_path,
+        run_name="made_up",
+        save_weights=None,
+    )
+    batch = [None, np.array([[1.0, 0], [0.0, 0]])]
+    chosen = runner.make_plan(model, sets, 1, "all", runner.Options())
+    assert chosen.describe(batch) == ["01.jpg", "00.jpg"]
+    assert chosen.describe_validation(batch) == ["11.jpg", "10.jpg"]
+    runner.make_plan(model, (sets[0], None), 1, "all", runner.Options())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """Without validation nothing else would show them before good checkpoints made room."""
+
+    class Breaks(OneWeight):
+        def train(self, batch):
+            losses = super().train(batch)
+            if self.step == 4:
+                kernel = self.model.layers[0].kernel
+                kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+            return losses
+
+    with pytest.raises(FloatingPointError, match="kernel, are not finite.*\n.*stay"):
+        run(Breaks(), [1.0, 2.0], tmp_path, validation_steps=0)
     assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
     assert not (tmp_path / "mask_rcnn_made_up_0002.h5").exists()
 
@@ -217,6 +302,58 @@ def test_a_signal_ends_the_step_saves_and_goes_on_from_there(tmp_path, number):
     assert resumed.weight == straight.weight and resumed.step == 6
     assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
     assert not (tmp_path / "interrupted.h5").exists()
+
+
+def test_a_signal_during_validation_keeps_the_steps_of_the_epoch(tmp_path):
+    """Validation can take longer than a scheduler waits between its SIGTERM and its SIGKILL."""
+    from mrcnn.checkpoints import Checkpoints
+    from mrcnn.training import TrainingStopped, fit, resume
+
+    class Signalled(OneWeight):
+        def validate(self, batch):
+            if self.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().validate(batch)
+
+    straight = OneWeight()
+    (tmp_path / "straight").mkdir()
+    rows = run(straight, [1.0, 2.0], tmp_path / "straight")
+    with pytest.raises(TrainingStopped, match="in the validation after epoch 2; saved in"):
+        run(Signalled(), [1.0, 2.0], tmp_path)
+    saved = Checkpoints(tmp_path, "made_up").restore()
+    assert (saved.info["epoch"], saved.info["step"]) == (1, 2)
+    resumed, again = OneWeight(), plan(tmp_path, 2)
+    progress = resume(resumed, saved, again)
+    (row,) = fit(resumed, Loader([1.0, 2.0]), Loader([1.0]), again, progress)
+    assert resumed.weight == straight.weight and resumed.step == 4
+    assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
+
+
+def test_a_signal_after_an_epoch_does_not_begin_another(tmp_path):
+    from mrcnn.training import TrainingStopped
+
+    trainer = OneWeight()
+
+    def score():  # the last that happens in an epoch
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.5
+
+    with pytest.raises(TrainingStopped, match="after epoch 1; saved in"):
+        run(trainer, [1.0, 2.0], tmp_path, score=score)
+    assert trainer.step == 2 and epochs_on_disk(tmp_path) == [1]
+    assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
+
+
+def test_a_signal_is_noticed_though_the_terminal_is_gone(monkeypatch):
+    from mrcnn.training import stop_signals
+
+    def broken(*args, **options):
+        raise BrokenPipeError
+
+    with stop_signals() as signals:
+        monkeypatch.setattr("builtins.print", broken)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.name == "SIGTERM"
 
 
 def test_float16_scales_the_loss():
