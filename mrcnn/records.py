@@ -13,10 +13,20 @@ from urllib.parse import quote, unquote_to_bytes
 import orjson
 
 from mrcnn.files import write_atomically
-from mrcnn.listing import RESERVED
+from mrcnn.listing import RESERVED, TABLES
 
 VERSION = 1
-TABLES = ("results.json", "images.json", "results.csv", "failures.csv", "index.html")
+_KEYS = {
+    "version",
+    "settings",
+    "source",
+    "save",
+    "files",
+    "thumbnail",
+    "width",
+    "height",
+    "instances",
+}
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
@@ -82,7 +92,8 @@ class Records:
             record = orjson.loads(self.path(picture).read_bytes())
         except (OSError, ValueError):
             return None
-        is_sound = isinstance(record, dict) and record.get("version") == VERSION
+        is_sound = isinstance(record, dict) and record.keys() >= _KEYS
+        is_sound = is_sound and record["version"] == VERSION
         return record if is_sound else None
 
     def is_complete(self, picture, save):
@@ -103,12 +114,12 @@ class Records:
     def discard(self, picture):
         """Removes what an earlier run wrote for a picture, its record first."""
         record = self.read(picture)
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # ValueError: no file can be called so
             self.path(picture).unlink()
         names = {f"{picture.output}.{ending}" for ending in ("png", "jpg")}
         names |= {on_disk(name) for name in (record or {"files": []})["files"]}
         for name in names:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 (self.folder / name).unlink()
 
     def forget_tables(self, pictures):

@@ -343,6 +343,65 @@ def test_same_folder_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_pattern_of_the_output_folder_is_refused(tmp_path, monkeypatch):
+    write_picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("*.png", f"{tmp_path}/*", "./*.png"):
+        with pytest.raises(ValueError, match="lie in the output folder; choose another"):
+            run_pictures(HalfDetector(), pattern, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_no_picture_of_the_input_is_replaced(tmp_path):
+    write_picture(tmp_path / "a.jpg")
+    write_picture(tmp_path / "a.jpg.png")
+    (tmp_path / "list.txt").write_text("a.jpg.png\na.jpg")
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="overlay of a.jpg would replace .*a.jpg.png, which is"):
+        run_pictures(HalfDetector(), tmp_path / "list.txt", tmp_path, progress=False)
+    assert files(tmp_path) == before
+    # One picture beside its results is fine: nothing is taken for anything else.
+    run_pictures(HalfDetector(), tmp_path / "a.jpg.png", tmp_path, progress=False)
+    assert (tmp_path / "a.jpg.png.png").is_file()
+
+
+def test_results_within_the_input_are_no_pictures(tmp_path):
+    write_picture(tmp_path / "a.png")
+    for _ in range(2):
+        summary = run_pictures(
+            HalfDetector(), tmp_path, tmp_path / "out", recursive=True, progress=False
+        )
+        assert summary.pictures == 1 and not summary.passed_over
+
+
+def test_a_list_with_impossible_lines(tmp_path):
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_bytes(b"a.png\n/\nno\0name.jpg\n" + b"x" * 5000 + b"\n~nobody_x")
+    summary = run_pictures(HalfDetector(), tmp_path / "list.txt", tmp_path / "out", progress=False)
+    assert summary.processed == 1 and len(summary.failures) == 4
+    reasons = " ".join(reason for _, reason in summary.failures)
+    for part in ("is a directory", "null byte", "too long", "does not exist"):
+        assert part in reasons
+
+
+def test_folders_that_can_not_be_read_are_failures(tmp_path, monkeypatch):
+    write_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "shut").mkdir()
+    scandir = os.scandir
+
+    def shut(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", shut)
+    summary, out, _ = run(tmp_path, recursive=True)
+    assert summary.processed == 1 and [name for name, _ in summary.failures] == ["shut"]
+    assert table(out / "failures.csv")[1][0] == "shut"
+    summary, _, detector = run(tmp_path, recursive=True, strict=True)
+    assert summary.stopped.startswith("stopped at shut, as --strict asks") and not detector.batches
+
+
 def test_names_without_background_are_refused(tmp_path):
     write_picture(tmp_path / "in" / "a.png")
     detector = HalfDetector()
@@ -388,7 +447,7 @@ def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
     write_picture(tmp_path / "in" / "b.png", size=(61, 40))  # changed
     (out / "c.png.png").unlink()  # overlay lost
     (out / "records" / "d.png.json").write_bytes(b"{")  # damaged
-    (out / "records" / "e.png.json").write_bytes(b"[]")
+    (out / "records" / "e.png.json").write_bytes(b'{"version":1}')
     os.utime(tmp_path / "in" / "f.png", ns=(1, 1))  # changed as far as one can tell
     before = (out / "results.json").read_bytes()
     (out / "results.json").unlink()
