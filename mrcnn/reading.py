@@ -75,8 +75,7 @@ def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
             picture.load()
             turn = _UPRIGHT.get(_orientation(picture)) if apply_exif else None
             picture = _to_rgb(picture)
-        # A copy, as arrays that share Pillow's memory can't be written to.
-        return np.array(picture if turn is None else picture.transpose(turn))
+        return _to_array(picture if turn is None else picture.transpose(turn))
     except Exception as error:  # Damaged files make Pillow's decoders raise all sorts of errors.
         why = _reason(error, path) if size else "the file is empty"
         raise ImageError(f"{path} cannot be read: {why}; pass a sound JPEG, PNG, ...") from error
@@ -204,14 +203,40 @@ def _orientation(picture):
 def _to_rgb(picture):
     """Any Pillow picture -> one of mode RGB."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow would cut these off at 255. Integers are 16 bit whatever the mode's width.
-        values = np.nan_to_num(np.asarray(picture, np.float32))
-        full = 65535 if picture.mode != "F" else max(1.0, min(255.0, values.max(initial=0)))
-        grey = np.rint(np.clip(values / np.float32(full), 0, 1) * 255).astype(np.uint8)
-        picture = Image.fromarray(grey)
+        picture = Image.fromarray(_scaled(np.asarray(picture)))
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         white = Image.new("RGB", picture.size, "white")
         white.paste(picture, mask=picture)
         return white
     return picture.convert("RGB")
+
+
+def _scaled(values):
+    """Grey [H, W] of more than 8 bits -> uint8; Pillow would cut it off at 255."""
+    # Integers are 16 bit whatever the type's width; what is no number counts for nothing.
+    full = 65535.0
+    if values.dtype.kind == "f":
+        full = max(1.0, min(255.0, float(np.fmax.reduce(values, axis=None, initial=0))))
+    grey = np.empty(values.shape, np.uint8)
+    for rows in _strips(*values.shape):
+        strip = np.nan_to_num(values[rows].astype(np.float32))
+        grey[rows] = np.rint(np.clip(strip / np.float32(full), 0, 1) * 255)
+    return grey
+
+
+def _to_array(picture):
+    """[H, W, 3] uint8 of a picture of mode RGB, which can be written to."""
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    for rows in _strips(*pixels.shape[:2]):
+        # Pillow lays out the bytes of all it converts, which would be a second copy.
+        box = (0, rows.start, picture.width, rows.stop)
+        whole = rows.stop - rows.start == picture.height
+        pixels[rows] = np.asarray(picture if whole else picture.crop(box))
+    return pixels
+
+
+def _strips(height, width):
+    """Slices of rows that hold some two million pixels each."""
+    step = max(1, (1 << 21) // width)
+    return [slice(y, min(y + step, height)) for y in range(0, height, step)]

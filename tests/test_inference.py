@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -522,3 +523,36 @@ def test_to_coco_results_of_a_matterport_result():
     nothing = {**result, "rois": np.zeros((0, 4)), "masks": mask[..., :0]}
     nothing |= {"class_ids": np.zeros(0), "scores": np.zeros(0)}
     assert inference.to_coco_results(1, nothing) == []
+
+
+HEAPS = """
+import ctypes, sys, threading
+sys.path[:0] = [{root!r}]
+import model
+if {shared}:
+    model.share_heap()
+hold = threading.Barrier(4)
+def take():
+    kept = bytearray(90_000)
+    hold.wait()
+threads = [threading.Thread(target=take) for _ in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+def test_threads_share_one_heap():
+    def heaps(shared, **more):
+        environment = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"} | more
+        code = HEAPS.format(root=str(ROOT), shared=shared)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr.count("Arena ")
+
+    assert heaps(shared=False) > 1
+    assert heaps(shared=True) == 1
+    assert heaps(shared=True, MALLOC_ARENA_MAX="3") > 1  # what the user says stands
