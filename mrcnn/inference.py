@@ -62,16 +62,21 @@ class Summary:
         for rows, text in ((self.failures, "failed"), (self.passed_over, "are no pictures")):
             if rows:
                 lines.append(f"{len(rows)} files {text} (see failures.csv):")
-                lines += [f"  {name}: {reason}" for name, reason in rows[:10]]
+                lines += [f"  {_one_line(name)}: {_one_line(why)}" for name, why in rows[:10]]
                 lines += [f"  ... and {len(rows) - 10} more"] if len(rows) > 10 else []
         if self.stopped:
-            lines.append(f"{self.stopped}; go on with --resume")
+            lines.append(f"{_one_line(self.stopped)}; go on with --resume")
         before = f", {self.resumed} of them before" if self.resumed else ""
         lines.append(
             f"{self.processed} of {self.pictures} pictures processed{before}, {self.instances} "
             f"garments found; results are in {self.output_folder}"
         )
         return "\n".join(lines)
+
+
+def _one_line(text):
+    """Text without what would end a line or command a terminal; file names may hold it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run_pictures(
@@ -136,6 +141,7 @@ def run_pictures(
     summary.resumed = len(listing.pictures) - len(todo)
     if is_ours:  # else an index.html there is somebody's page
         records.forget_tables(listing.pictures)
+        records.forget_changed(todo)
     bar = tqdm(
         total=len(listing.pictures),
         initial=summary.resumed,

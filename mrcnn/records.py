@@ -101,15 +101,19 @@ class Records:
         record = self.read(picture)
         if record is None or record["settings"] != self.settings:
             return False
-        try:
-            same = record["source"] == source_state(picture.path)
-        except OSError:
-            return False
         return (
-            same
+            _is_unchanged(picture, record)
             and set(save) <= set(record["save"])
             and all((self.folder / on_disk(name)).is_file() for name in record["files"])
         )
+
+    def forget_changed(self, pictures):
+        """Discards the results of pictures that are no longer what they were, so that they aren't
+        taken for theirs if this run ends before it gets there."""
+        for picture in pictures:
+            record = self.read(picture)
+            if record is not None and not _is_unchanged(picture, record):
+                self.discard(picture)
 
     def discard(self, picture):
         """Removes what an earlier run wrote for a picture, its record first."""
@@ -134,3 +138,10 @@ class Records:
                 if _LEFTOVER.fullmatch(path.name):
                     with suppress(OSError):
                         path.unlink()
+
+
+def _is_unchanged(picture, record):
+    try:
+        return record["source"] == source_state(picture.path)
+    except (OSError, ValueError):
+        return False

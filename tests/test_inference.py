@@ -292,6 +292,15 @@ def test_results_that_can_not_be_written_are_a_failure_of_that_picture(tmp_path)
     assert [i["file_name"] for i in load(out)[0].imgs.values()] == ["b.png"]
 
 
+def test_names_do_not_break_the_summary(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b\n\x1b[31m\u00e9.png").touch()
+    summary, _, _ = run(tmp_path)
+    assert "\n  b\\n\\x1b[31m\u00e9.png: cannot be read: the file is empty" in str(summary)
+    summary, _, _ = run(tmp_path, strict=True)
+    assert "stopped at b\\n\\x1b[31m\u00e9.png, as --strict asks" in str(summary)
+
+
 def test_strict_stops_at_the_first(tmp_path):
     write_picture(tmp_path / "in" / "a.png")
     for name in ("b.jpg", "c.jpg"):
@@ -463,6 +472,19 @@ def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
     summary, _, _ = run(tmp_path, HalfDetector(fingerprint="b"), save=("masks",), resume=True)
     assert summary.resumed == 6
     assert run(tmp_path, HalfDetector(fingerprint="b"))[0].resumed == 0
+
+
+def test_results_of_changed_pictures_do_not_outlive_a_run_that_stops_before_them(tmp_path):
+    for name in "abc":
+        write_picture(tmp_path / "in" / f"{name}.png")
+    run(tmp_path)
+    (tmp_path / "in" / "a.png").write_bytes(b"broken now")
+    write_picture(tmp_path / "in" / "b.png", size=(61, 40))
+    # The detector takes four at once, so that the run stops before any result is written.
+    summary, out, _ = run(tmp_path, HalfDetector(4), strict=True)
+    assert summary.stopped.startswith("stopped at a.png")
+    assert [i["file_name"] for i in load(out)[0].imgs.values()] == ["c.png"]
+    assert not (out / "b.png.png").exists() and (out / "c.png.png").exists()
 
 
 SLOW = """
