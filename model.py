@@ -650,8 +650,7 @@ def count_visits(args, train_set, counts):
 
 def run_inference(args):
     """Finds garments in pictures or a video; returns the exit status."""
-    from mrcnn.inference import run_pictures
-    from mrcnn.listing import list_pictures
+    from mrcnn.inference import list_inputs, run_pictures
     from mrcnn.reading import MAX_PIXELS
     from mrcnn.video import load_av, run_video
     from mrcnn.writers import Outputs
@@ -664,7 +663,7 @@ def run_inference(args):
         _check_video(args)
         load_av()
         args.batch_size = args.batch_size or 1  # each frame is shown as soon as it can be
-    elif len(list_pictures(args.input_folder, args.recursive).pictures) < 4:
+    elif len(list_inputs(args.input_folder, args.output_folder, args.recursive).pictures) < 4:
         args.batch_size = args.batch_size or 1  # a batch of four would not get full
     share_heap()
     predictor = load_predictor(args)

@@ -126,10 +126,7 @@ def run_pictures(
     outputs = outputs or Outputs()
     names = check_names(predictor.class_names, len(predictor.class_names))
     folder = Path(output_folder)
-    _check_folders(source, folder)
-    # Before the output folder is made: raises if there is nothing to do.
-    listing = list_pictures(source, recursive, leave_out=folder)
-    _check_names(listing.pictures, folder)
+    listing = list_inputs(source, folder, recursive)
     folder.mkdir(parents=True, exist_ok=True)
     is_ours = (folder / "records").is_dir()
     if _is_case_blind(folder):
@@ -165,6 +162,25 @@ def run_pictures(
     if progress:
         print(summary)
     return summary
+
+
+def list_inputs(source, output_folder, recursive=False):
+    """The pictures of an input, held against where their results would go.
+
+    Args:
+        source, output_folder, recursive: as of `run_pictures`. No folder is made.
+
+    Returns:
+        `listing.Listing`.
+
+    Raises:
+        ValueError: if there are no pictures, or results would get among or replace them.
+    """
+    folder = Path(output_folder)
+    _check_folders(source, folder)
+    listing = list_pictures(source, recursive, leave_out=folder)
+    _check_names(listing.pictures, folder)
+    return listing
 
 
 def _check_folders(source, folder):

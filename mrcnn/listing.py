@@ -131,7 +131,8 @@ def _of_folder(folder, recursive, listing, leave_out):
     for root, folders, files in os.walk(folder, onerror=unreadable):
         taken = [n for n in folders if n.lower().endswith(SUFFIXES)]
         if recursive:  # an empty one is no album, but nor is it passed over in silence
-            taken = [n for n in taken if _is_empty(Path(root, n))]
+            paths = (Path(root, n) for n in taken)
+            taken = [p.name for p in paths if not p.is_symlink() and _is_empty(p)]
         for name in files + taken:
             path = Path(root, name)
             if name.startswith(".") or name.lower() in _NEVER:

@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+import model
 from mrcnn import inference
 from mrcnn.classes import DEEPFASHION2
 from mrcnn.inference import run_pictures
@@ -359,6 +360,14 @@ def test_a_pattern_of_the_output_folder_is_refused(tmp_path, monkeypatch):
     for pattern in ("*.png", f"{tmp_path}/*", "./*.png"):
         with pytest.raises(ValueError, match="lie in the output folder; choose another"):
             run_pictures(HalfDetector(), pattern, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_command_refuses_it_before_anything_is_loaded(tmp_path, capsys):
+    write_picture(tmp_path / "a.png")
+    options = ["--input", f"{tmp_path}/*.png", "--output_folder", str(tmp_path)]
+    assert model.main(["inference", "--weights", "none", *options]) == 2
+    assert "lie in the output folder" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
