@@ -105,6 +105,8 @@ class Hostile:
         frames = {"save_all": True, "append_images": [Image.new("RGB", SIZE, "red")] * 2}
         for ending, kind in {"gif": "GIF", "webp": "WEBP", "png": "PNG", "tif": "TIFF"}.items():
             self._sound(f"formats/frames.{ending}", encoded(photo(), kind, **frames))
+        stereo = encoded(photo(), "MPO", save_all=True, append_images=[photo()])
+        self._sound("formats/two pictures.jpg", stereo)
         for wrong in ("png", "gif", "tiff", "webp", "bmp", "avif"):
             self._sound(f"formats/a jpeg.{wrong}", encoded(photo(), "JPEG"))
         self._sound("formats/without an ending", encoded(photo(), "PNG"))
