@@ -365,6 +365,22 @@ class UsageError(Exception):
     """Something that the user can put right; the message says how."""
 
 
+def share_heap():
+    """Lets all threads take memory from one heap; call it before any thread is started.
+
+    By itself the GNU C library gives threads heaps of their own, and each keeps what was freed in
+    it. Does what MALLOC_ARENA_MAX=1 does, see mallopt(3); a value in the environment stands.
+    """
+    if not sys.platform.startswith("linux") or "MALLOC_ARENA_MAX" in os.environ:
+        return
+    import ctypes
+
+    arena_max = -8  # M_ARENA_MAX of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(arena_max, 1)
+
+
 def import_tensorflow():
     """Imports TensorFlow and Keras quietly and lean.
 
@@ -718,8 +734,7 @@ def count_visits(args, train_set, counts):
 
 def run_inference(args):
     """Finds garments in pictures or a video; returns the exit status."""
-    from mrcnn.inference import run_pictures
-    from mrcnn.listing import list_pictures
+    from mrcnn.inference import list_inputs, run_pictures
     from mrcnn.reading import MAX_PIXELS
     from mrcnn.video import load_av, run_video
     from mrcnn.writers import Outputs
@@ -732,8 +747,9 @@ def run_inference(args):
         _check_video(args)
         load_av()
         args.batch_size = args.batch_size or 1  # each frame is shown as soon as it can be
-    elif len(list_pictures(args.input_folder, args.recursive).pictures) < 4:
+    elif len(list_inputs(args.input_folder, args.output_folder, args.recursive).pictures) < 4:
         args.batch_size = args.batch_size or 1  # a batch of four would not get full
+    share_heap()
     predictor = load_predictor(args)
     if args.video is not None:
         run_video(predictor, args.video, args.output_folder, outputs)
@@ -755,7 +771,12 @@ def run_inference(args):
 
 def _check_video(args):
     """Refuses what is for pictures only."""
+    from mrcnn.writers import DEFAULT
+
     given = {
+        # A video gives two of the default's kinds; the default itself asks for nothing.
+        "--save masks, cutouts, csv or html": args.save != DEFAULT
+        and not set(args.save) <= {"overlay", "json"},
         "--input_folder": args.input_folder != "input_folder",
         "--recursive": args.recursive,
         "--max_pixels": args.max_pixels is not None,

@@ -38,14 +38,34 @@ def color_name(pixels):
     """
     if not len(pixels):
         return ""
-    from skimage.color import rgb2lab  # slow to import, and needed once results are written
-
     # Evenly spread over the garment, and the same at each run.
     sample = np.asarray(pixels)[:: -(-len(pixels) // SAMPLES)]
     names = [name for name, shades in COLORS.items() for _ in shades]
     shades = np.array([shade for shades in COLORS.values() for shade in shades], np.uint8)
-    distances = np.linalg.norm(rgb2lab(sample)[:, None] - rgb2lab(shades)[None], axis=-1)
+    distances = np.linalg.norm(to_lab(sample)[:, None] - to_lab(shades)[None], axis=-1)
     votes = dict.fromkeys(COLORS, 0)
     for index, count in enumerate(np.bincount(distances.argmin(axis=1), minlength=len(names))):
         votes[names[index]] += int(count)
     return max(votes, key=votes.__getitem__)
+
+
+# sRGB's primaries in CIE XYZ, each row divided by that of its white, D65 (IEC 61966-2-1).
+_TO_XYZ = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+) / np.array([[0.95047], [1.0], [1.08883]])
+
+
+def to_lab(pixels):
+    """Colours in CIELAB for D65, as scikit-image's `rgb2lab`, whose import takes 32 MB.
+
+    Args:
+        pixels: [P, (red, green, blue)] uint8, sRGB.
+
+    Returns:
+        [P, (L, a, b)] float64, L 0..100.
+    """
+    values = np.asarray(pixels) / 255
+    linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
+    shares = linear @ _TO_XYZ.T
+    x, y, z = np.where(shares > (6 / 29) ** 3, np.cbrt(shares), shares * 841 / 108 + 4 / 29).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)

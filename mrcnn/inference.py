@@ -8,20 +8,20 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from mrcnn.classes import check_names
 from mrcnn.gallery import write_gallery
-from mrcnn.listing import Picture, list_pictures
-from mrcnn.reading import MAX_PIXELS, ImageError, quiet_pillow, read_image
+from mrcnn.listing import Picture, list_pictures, pattern_folder
+from mrcnn.reading import MAX_PIXELS, ImageError, count_pixels, quiet_pillow, read_image
 from mrcnn.records import Records, source_state
 from mrcnn.results import to_coco_results as to_coco_results  # from here too
 from mrcnn.tables import writable, write_failures, write_tables
-from mrcnn.writers import Outputs, write_picture
+from mrcnn.writers import FORMATS, Outputs, write_picture
 
 # Pixels of all pictures between their reading and the writing of their results. A larger
 # picture is processed alone.
@@ -62,16 +62,21 @@ class Summary:
         for rows, text in ((self.failures, "failed"), (self.passed_over, "are no pictures")):
             if rows:
                 lines.append(f"{len(rows)} files {text} (see failures.csv):")
-                lines += [f"  {name}: {reason}" for name, reason in rows[:10]]
+                lines += [f"  {_one_line(name)}: {_one_line(why)}" for name, why in rows[:10]]
                 lines += [f"  ... and {len(rows) - 10} more"] if len(rows) > 10 else []
         if self.stopped:
-            lines.append(f"{self.stopped}; go on with --resume")
+            lines.append(f"{_one_line(self.stopped)}; go on with --resume")
         before = f", {self.resumed} of them before" if self.resumed else ""
         lines.append(
             f"{self.processed} of {self.pictures} pictures processed{before}, {self.instances} "
             f"garments found; results are in {self.output_folder}"
         )
         return "\n".join(lines)
+
+
+def _one_line(text):
+    """Text without what would end a line or command a terminal; file names may hold it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run_pictures(
@@ -101,7 +106,8 @@ def run_pictures(
     Args:
         predictor: see the head of this module.
         source, recursive: see `listing.list_pictures`.
-        output_folder: str or PathLike, not the input folder.
+        output_folder: str or PathLike, not the input folder. If it lies within the input, its
+            files are no pictures of it.
         outputs: `writers.Outputs`, None for its defaults.
         resume: keep the results of pictures that are complete, unchanged and of the same
             settings.
@@ -113,17 +119,18 @@ def run_pictures(
         `Summary`.
 
     Raises:
-        ValueError: if there are no pictures, the folders are the same or the names can't be.
+        ValueError: if there are no pictures, the folders are the same, results would replace
+            pictures of the input or the names can't be.
         OSError: if the output folder can't be written to.
     """
     outputs = outputs or Outputs()
     names = check_names(predictor.class_names, len(predictor.class_names))
     folder = Path(output_folder)
-    list_pictures(source, recursive)  # before the output folder is made: raises if there is none
+    listing = list_inputs(source, folder, recursive)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_folders(source, folder)
     is_ours = (folder / "records").is_dir()
-    listing = list_pictures(source, recursive, _is_case_blind(folder))
+    if _is_case_blind(folder):
+        listing = list_pictures(source, recursive, same_case=True, leave_out=folder)
     settings = [predictor.fingerprint, *outputs.settings(), max_pixels]
     records = Records(folder, " ".join(map(str, settings)))
     summary = Summary(folder, len(listing.pictures), passed_over=listing.passed_over)
@@ -131,6 +138,7 @@ def run_pictures(
     summary.resumed = len(listing.pictures) - len(todo)
     if is_ours:  # else an index.html there is somebody's page
         records.forget_tables(listing.pictures)
+        records.forget_changed(todo)
     bar = tqdm(
         total=len(listing.pictures),
         initial=summary.resumed,
@@ -140,24 +148,63 @@ def run_pictures(
     with bar, quiet_pillow():
         pipeline = _Pipeline(predictor, records, outputs, max_pixels, bar, strict)
         try:
+            if strict and listing.failed:
+                name, reason = listing.failed[0]
+                raise _Stop(f"stopped at {writable(name)}, as --strict asks: {writable(reason)}")
             pipeline.run(todo)
         except _Stop as stop:
             summary.stopped = str(stop)
         except KeyboardInterrupt:
             summary.stopped = "interrupted"
-    summary.failures = sorted(pipeline.failures)
+    failed = [(writable(name), writable(reason)) for name, reason in listing.failed]
+    summary.failures = sorted(failed + pipeline.failures)
     _finish(summary, listing.pictures, records, names, outputs)
     if progress:
         print(summary)
     return summary
 
 
+def list_inputs(source, output_folder, recursive=False):
+    """The pictures of an input, held against where their results would go.
+
+    Args:
+        source, output_folder, recursive: as of `run_pictures`. No folder is made.
+
+    Returns:
+        `listing.Listing`.
+
+    Raises:
+        ValueError: if there are no pictures, or results would get among or replace them.
+    """
+    folder = Path(output_folder)
+    _check_folders(source, folder)
+    listing = list_pictures(source, recursive, leave_out=folder)
+    _check_names(listing.pictures, folder)
+    return listing
+
+
 def _check_folders(source, folder):
-    if os.path.isdir(source) and folder.samefile(source):
+    """Refuses to write where the next run would take the results for pictures."""
+    read_from = source if os.path.isdir(source) else pattern_folder(source)
+    if read_from is not None and folder.is_dir() and folder.samefile(read_from):
         raise ValueError(
-            f"input and output folder are both {os.fspath(source)!r}; choose another output "
-            "folder, as the results would be taken for pictures next time"
+            f"the pictures of {os.fspath(source)!r} lie in the output folder; choose another "
+            "output folder, as the results would be taken for pictures next time"
         )
+
+
+def _check_names(pictures, folder):
+    """Refuses overlays that would replace a picture of the input."""
+    real = cache(os.path.realpath)
+    inputs = {os.path.join(real(p.path.parent), p.path.name) for p in pictures}
+    for picture in pictures:
+        for ending in FORMATS:
+            overlay = folder / f"{picture.output}.{ending}"
+            if os.path.join(real(overlay.parent), overlay.name) in inputs:
+                raise ValueError(
+                    f"the overlay of {writable(picture.name)} would replace {overlay}, which is "
+                    "a picture of the input too; choose another output folder"
+                )
 
 
 def _is_case_blind(folder):
@@ -226,7 +273,7 @@ class _Pipeline:
         ):
             try:
                 for picture in pictures:
-                    job = _Job(picture, _pixels(picture.path))
+                    job = _Job(picture, count_pixels(picture.path))
                     while self._must_wait(job):
                         self._advance()
                     job.future = self._readers.submit(self._read, job)
@@ -317,14 +364,3 @@ class _Pipeline:
         result = self._predictor.finish(prepared, raw)
         content = write_picture(result, job.picture.output, self._records.folder, self._outputs)
         self._records.write(job.picture, job.source, content, self._outputs.save)
-
-
-def _pixels(path):
-    """Pixels of a picture by its header, 0 if that can't be read."""
-    try:
-        if not path.is_file():
-            return 0
-        with Image.open(path) as picture:
-            return picture.width * picture.height
-    except Exception:
-        return 0

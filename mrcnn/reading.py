@@ -1,6 +1,8 @@
 """Any picture file -> an array."""
 
+import errno
 import os
+import re
 import stat
 import warnings
 from contextlib import contextmanager
@@ -13,6 +15,20 @@ SUFFIXES = (
     *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm"),
 )
 HEIF = (".heic", ".heif")
+# Formats that are tried first: Pillow has them at hand without loading all its plug-ins.
+_COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+# What Pillow only knows by name, or hands on to another program (EPS: to Ghostscript, which
+# would run what a stranger's file tells it).
+_NEVER = frozenset({"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"})
+# Formats whose first bytes can't be those of something else.
+_SIGNED = ("JPEG", "PNG", "GIF", "TIFF", "JPEG2000", "WEBP", "AVIF")
+# What Pillow's decoders say, and what that means.
+_MEANING = (
+    ("truncated", "it is cut off"),
+    ("too large for .*CHUNK|Too many|too large.*chunk", "its metadata unpack to too much"),
+    ("Unsupported|unsupported|not supported|unknown", "it is of a kind that can't be decoded"),
+    ("", "its data are damaged"),
+)
 # Pillow's own ceiling; its memory as RGB is half a gigabyte.
 MAX_PIXELS = 178_956_970
 _EXIF_ORIENTATION = 0x0112
@@ -54,27 +70,35 @@ def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
     """
     size = _file_size(path)
     try:
-        if os.fspath(path).lower().endswith(HEIF):
-            _register_heif()
-        with Image.open(path) as picture:
+        with _open(path) as picture:
             _check_pixels(picture.size, max_pixels)
             picture.load()
             turn = _UPRIGHT.get(_orientation(picture)) if apply_exif else None
             picture = _to_rgb(picture)
-        # A copy, as arrays that share Pillow's memory can't be written to.
-        return np.array(picture if turn is None else picture.transpose(turn))
+        return _to_array(picture if turn is None else picture.transpose(turn))
     except Exception as error:  # Damaged files make Pillow's decoders raise all sorts of errors.
-        why = _reason(error) if size else "the file is empty"
+        why = _reason(error, path) if size else "the file is empty"
         raise ImageError(f"{path} cannot be read: {why}; pass a sound JPEG, PNG, ...") from error
 
 
 def is_picture(path):
     """Whether a file looks like a picture by its content, whatever its ending."""
     try:
-        with Image.open(path):
+        with _open(path):
             return True
     except Exception:
         return False
+
+
+def count_pixels(path):
+    """Pixels of a picture by its header, 0 if that can't be read."""
+    try:
+        if not os.path.isfile(path):
+            return 0
+        with _open(path) as picture:
+            return picture.width * picture.height
+    except Exception:
+        return 0
 
 
 @contextmanager
@@ -90,13 +114,26 @@ def quiet_pillow():
         yield
 
 
+def _open(path):
+    """Pillow's picture of a file, its header read."""
+    if os.fspath(path).lower().endswith(HEIF):
+        _register_heif()
+    try:
+        return Image.open(path, formats=_COMMON)
+    except Image.UnidentifiedImageError:
+        Image.init()  # loads all plug-ins, at the first call
+        return Image.open(path, formats=[kind for kind in Image.OPEN if kind not in _NEVER])
+
+
 def _file_size(path):
     """Bytes of a regular file; raises ImageError for everything else."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         what = "does not exist"
-        if os.path.islink(path):
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            what = "is a link that leads in a circle"
+        elif os.path.islink(path):
             what = "is a link to a file that does not exist"
         elif not isinstance(error, FileNotFoundError):
             what = f"cannot be opened ({error})"
@@ -123,14 +160,36 @@ def _check_pixels(size, max_pixels):
         )
 
 
-def _reason(error):
+def _reason(error, path):
+    """Why a file can't be read, in words that need no knowledge of Pillow."""
+    if isinstance(error, ImageError):
+        return str(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than the {MAX_PIXELS:,} pixels that are decoded"
     if isinstance(error, Image.UnidentifiedImageError):
+        kind = _begins_as(path)
+        if kind:
+            return f"it begins as {kind} but is cut off or damaged"
         return "it is not a picture, or of an unknown format"
     if isinstance(error, MemoryError):
         return "it doesn't fit into memory"
-    return str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # the system's word, such as "Permission denied"
+    text = str(error) or type(error).__name__
+    meaning = next(m for pattern, m in _MEANING if re.search(pattern, text, re.IGNORECASE))
+    return f"{meaning} ({text})"
+
+
+def _begins_as(path):
+    """The format whose signature a file begins with, None if it has none that is known."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return None
+    # A format that this Pillow lacks is not among them, or answers with a text.
+    tests = {kind: Image.OPEN[kind][1] for kind in _SIGNED if kind in Image.OPEN}
+    return next((kind for kind, fits in tests.items() if fits and fits(start) is True), None)
 
 
 def _orientation(picture):
@@ -144,14 +203,40 @@ def _orientation(picture):
 def _to_rgb(picture):
     """Any Pillow picture -> one of mode RGB."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow would cut these off at 255. Integers are 16 bit whatever the mode's width.
-        values = np.asarray(picture, np.float32)
-        full = 65535 if picture.mode != "F" else max(1.0, min(255.0, values.max(initial=0)))
-        grey = np.rint(np.clip(values / np.float32(full), 0, 1) * 255).astype(np.uint8)
-        picture = Image.fromarray(grey)
+        picture = Image.fromarray(_scaled(np.asarray(picture)))
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         white = Image.new("RGB", picture.size, "white")
         white.paste(picture, mask=picture)
         return white
     return picture.convert("RGB")
+
+
+def _scaled(values):
+    """Grey [H, W] of more than 8 bits -> uint8; Pillow would cut it off at 255."""
+    # Integers are 16 bit whatever the type's width; what is no number counts for nothing.
+    full = 65535.0
+    if values.dtype.kind == "f":
+        full = max(1.0, min(255.0, float(np.fmax.reduce(values, axis=None, initial=0))))
+    grey = np.empty(values.shape, np.uint8)
+    for rows in _strips(*values.shape):
+        strip = np.nan_to_num(values[rows].astype(np.float32))
+        grey[rows] = np.rint(np.clip(strip / np.float32(full), 0, 1) * 255)
+    return grey
+
+
+def _to_array(picture):
+    """[H, W, 3] uint8 of a picture of mode RGB, which can be written to."""
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    for rows in _strips(*pixels.shape[:2]):
+        # Pillow lays out the bytes of all it converts, which would be a second copy.
+        box = (0, rows.start, picture.width, rows.stop)
+        whole = rows.stop - rows.start == picture.height
+        pixels[rows] = np.asarray(picture if whole else picture.crop(box))
+    return pixels
+
+
+def _strips(height, width):
+    """Slices of rows that hold some two million pixels each."""
+    step = max(1, (1 << 21) // width)
+    return [slice(y, min(y + step, height)) for y in range(0, height, step)]

@@ -13,10 +13,20 @@ from urllib.parse import quote, unquote_to_bytes
 import orjson
 
 from mrcnn.files import write_atomically
-from mrcnn.listing import RESERVED
+from mrcnn.listing import RESERVED, TABLES
 
 VERSION = 1
-TABLES = ("results.json", "images.json", "results.csv", "failures.csv", "index.html")
+_KEYS = {
+    "version",
+    "settings",
+    "source",
+    "save",
+    "files",
+    "thumbnail",
+    "width",
+    "height",
+    "instances",
+}
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
@@ -82,7 +92,8 @@ class Records:
             record = orjson.loads(self.path(picture).read_bytes())
         except (OSError, ValueError):
             return None
-        is_sound = isinstance(record, dict) and record.get("version") == VERSION
+        is_sound = isinstance(record, dict) and record.keys() >= _KEYS
+        is_sound = is_sound and record["version"] == VERSION
         return record if is_sound else None
 
     def is_complete(self, picture, save):
@@ -90,25 +101,29 @@ class Records:
         record = self.read(picture)
         if record is None or record["settings"] != self.settings:
             return False
-        try:
-            same = record["source"] == source_state(picture.path)
-        except OSError:
-            return False
         return (
-            same
+            _is_unchanged(picture, record)
             and set(save) <= set(record["save"])
             and all((self.folder / on_disk(name)).is_file() for name in record["files"])
         )
 
+    def forget_changed(self, pictures):
+        """Discards the results of pictures that are no longer what they were, so that they aren't
+        taken for theirs if this run ends before it gets there."""
+        for picture in pictures:
+            record = self.read(picture)
+            if record is not None and not _is_unchanged(picture, record):
+                self.discard(picture)
+
     def discard(self, picture):
         """Removes what an earlier run wrote for a picture, its record first."""
         record = self.read(picture)
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # ValueError: no file can be called so
             self.path(picture).unlink()
         names = {f"{picture.output}.{ending}" for ending in ("png", "jpg")}
         names |= {on_disk(name) for name in (record or {"files": []})["files"]}
         for name in names:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 (self.folder / name).unlink()
 
     def forget_tables(self, pictures):
@@ -123,3 +138,10 @@ class Records:
                 if _LEFTOVER.fullmatch(path.name):
                     with suppress(OSError):
                         path.unlink()
+
+
+def _is_unchanged(picture, record):
+    try:
+        return record["source"] == source_state(picture.path)
+    except (OSError, ValueError):
+        return False

@@ -82,7 +82,9 @@ def write_picture(result, output, folder, outputs):
     names = list(files)
     if "cutouts" in outputs.save:
         for i in range(len(result)):  # one by one: all at once may be much memory
-            name = f"cutouts/{output}.{i + 1}_{result.names[i].replace('/', '_')}.png"
+            if not result.crop(i).size:
+                continue
+            name = f"cutouts/{output}.{i + 1}_{_part_of_name(result.names[i])}.png"
             _write_all(folder, {name: _encoded(cutout(result, i, outputs.pad))})
             names.append(name)
     height, width = result.size
@@ -93,6 +95,11 @@ def write_picture(result, output, folder, outputs):
         "height": height,
         "instances": _instances(result),
     }
+
+
+def _part_of_name(class_name):
+    """A class name as part of a file name, which leaves 30 bytes for it (`listing.MAX_NAME`)."""
+    return class_name.replace("/", "_").encode()[:30].decode(errors="ignore")
 
 
 def _instances(result):

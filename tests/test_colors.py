@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mrcnn.colors import COLORS, color_name
+from mrcnn.colors import COLORS, color_name, to_lab
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,12 @@ def test_large_garments_are_sampled_evenly():
     pixels = np.zeros((100_001, 3), np.uint8)
     pixels[:40_000] = (200, 10, 20)
     assert color_name(pixels) == "black"
+
+
+def test_cielab_is_that_of_scikit_image():
+    from skimage.color import rgb2lab
+
+    steps = np.arange(0, 256, 15, np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    np.testing.assert_allclose(to_lab(cube), rgb2lab(cube), atol=1e-3)
+    assert to_lab(cube[:0]).shape == (0, 3)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+import model
 from mrcnn import inference
 from mrcnn.classes import DEEPFASHION2
 from mrcnn.inference import run_pictures
@@ -291,6 +293,15 @@ def test_results_that_can_not_be_written_are_a_failure_of_that_picture(tmp_path)
     assert [i["file_name"] for i in load(out)[0].imgs.values()] == ["b.png"]
 
 
+def test_names_do_not_break_the_summary(tmp_path):
+    write_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b\n\x1b[31m\u00e9.png").touch()
+    summary, _, _ = run(tmp_path)
+    assert "\n  b\\n\\x1b[31m\u00e9.png: cannot be read: the file is empty" in str(summary)
+    summary, _, _ = run(tmp_path, strict=True)
+    assert "stopped at b\\n\\x1b[31m\u00e9.png, as --strict asks" in str(summary)
+
+
 def test_strict_stops_at_the_first(tmp_path):
     write_picture(tmp_path / "in" / "a.png")
     for name in ("b.jpg", "c.jpg"):
@@ -343,6 +354,73 @@ def test_same_folder_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_pattern_of_the_output_folder_is_refused(tmp_path, monkeypatch):
+    write_picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("*.png", f"{tmp_path}/*", "./*.png"):
+        with pytest.raises(ValueError, match="lie in the output folder; choose another"):
+            run_pictures(HalfDetector(), pattern, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_command_refuses_it_before_anything_is_loaded(tmp_path, capsys):
+    write_picture(tmp_path / "a.png")
+    options = ["--input", f"{tmp_path}/*.png", "--output_folder", str(tmp_path)]
+    assert model.main(["inference", "--weights", "none", *options]) == 2
+    assert "lie in the output folder" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_no_picture_of_the_input_is_replaced(tmp_path):
+    write_picture(tmp_path / "a.jpg")
+    write_picture(tmp_path / "a.jpg.png")
+    (tmp_path / "list.txt").write_text("a.jpg.png\na.jpg")
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match="overlay of a.jpg would replace .*a.jpg.png, which is"):
+        run_pictures(HalfDetector(), tmp_path / "list.txt", tmp_path, progress=False)
+    assert files(tmp_path) == before
+    # One picture beside its results is fine: nothing is taken for anything else.
+    run_pictures(HalfDetector(), tmp_path / "a.jpg.png", tmp_path, progress=False)
+    assert (tmp_path / "a.jpg.png.png").is_file()
+
+
+def test_results_within_the_input_are_no_pictures(tmp_path):
+    write_picture(tmp_path / "a.png")
+    for _ in range(2):
+        summary = run_pictures(
+            HalfDetector(), tmp_path, tmp_path / "out", recursive=True, progress=False
+        )
+        assert summary.pictures == 1 and not summary.passed_over
+
+
+def test_a_list_with_impossible_lines(tmp_path):
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_bytes(b"a.png\n/\nno\0name.jpg\n" + b"x" * 5000 + b"\n~nobody_x")
+    summary = run_pictures(HalfDetector(), tmp_path / "list.txt", tmp_path / "out", progress=False)
+    assert summary.processed == 1 and len(summary.failures) == 4
+    reasons = " ".join(reason for _, reason in summary.failures)
+    for part in ("is a directory", "null byte", "too long", "does not exist"):
+        assert part in reasons
+
+
+def test_folders_that_can_not_be_read_are_failures(tmp_path, monkeypatch):
+    write_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "shut").mkdir()
+    scandir = os.scandir
+
+    def shut(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", shut)
+    summary, out, _ = run(tmp_path, recursive=True)
+    assert summary.processed == 1 and [name for name, _ in summary.failures] == ["shut"]
+    assert table(out / "failures.csv")[1][0] == "shut"
+    summary, _, detector = run(tmp_path, recursive=True, strict=True)
+    assert summary.stopped.startswith("stopped at shut, as --strict asks") and not detector.batches
+
+
 def test_names_without_background_are_refused(tmp_path):
     write_picture(tmp_path / "in" / "a.png")
     detector = HalfDetector()
@@ -388,7 +466,7 @@ def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
     write_picture(tmp_path / "in" / "b.png", size=(61, 40))  # changed
     (out / "c.png.png").unlink()  # overlay lost
     (out / "records" / "d.png.json").write_bytes(b"{")  # damaged
-    (out / "records" / "e.png.json").write_bytes(b"[]")
+    (out / "records" / "e.png.json").write_bytes(b'{"version":1}')
     os.utime(tmp_path / "in" / "f.png", ns=(1, 1))  # changed as far as one can tell
     before = (out / "results.json").read_bytes()
     (out / "results.json").unlink()
@@ -403,6 +481,19 @@ def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
     summary, _, _ = run(tmp_path, HalfDetector(fingerprint="b"), save=("masks",), resume=True)
     assert summary.resumed == 6
     assert run(tmp_path, HalfDetector(fingerprint="b"))[0].resumed == 0
+
+
+def test_results_of_changed_pictures_do_not_outlive_a_run_that_stops_before_them(tmp_path):
+    for name in "abc":
+        write_picture(tmp_path / "in" / f"{name}.png")
+    run(tmp_path)
+    (tmp_path / "in" / "a.png").write_bytes(b"broken now")
+    write_picture(tmp_path / "in" / "b.png", size=(61, 40))
+    # The detector takes four at once, so that the run stops before any result is written.
+    summary, out, _ = run(tmp_path, HalfDetector(4), strict=True)
+    assert summary.stopped.startswith("stopped at a.png")
+    assert [i["file_name"] for i in load(out)[0].imgs.values()] == ["c.png"]
+    assert not (out / "b.png.png").exists() and (out / "c.png.png").exists()
 
 
 SLOW = """
@@ -463,3 +554,36 @@ def test_to_coco_results_of_a_matterport_result():
     nothing = {**result, "rois": np.zeros((0, 4)), "masks": mask[..., :0]}
     nothing |= {"class_ids": np.zeros(0), "scores": np.zeros(0)}
     assert inference.to_coco_results(1, nothing) == []
+
+
+HEAPS = """
+import ctypes, sys, threading
+sys.path[:0] = [{root!r}]
+import model
+if {shared}:
+    model.share_heap()
+hold = threading.Barrier(4)
+def take():
+    kept = bytearray(90_000)
+    hold.wait()
+threads = [threading.Thread(target=take) for _ in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+def test_threads_share_one_heap():
+    def heaps(shared, **more):
+        environment = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"} | more
+        code = HEAPS.format(root=str(ROOT), shared=shared)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr.count("Arena ")
+
+    assert heaps(shared=False) > 1
+    assert heaps(shared=True) == 1
+    assert heaps(shared=True, MALLOC_ARENA_MAX="3") > 1  # what the user says stands

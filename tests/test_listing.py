@@ -84,6 +84,88 @@ def test_names_too_long_for_their_outputs(tmp_path):
     assert all(len(os.fsencode(o)) <= listing.MAX_NAME for o in outputs)
 
 
+def test_folders_that_lie_where_results_go(tmp_path):
+    """A picture's or the run's own files get their names, folders of the input give way."""
+    touch(tmp_path, "results.csv/a.jpg", "sub/results.csv/a.jpg", "Cutouts/a.jpg", "b.jpg")
+    touch(tmp_path, "b.jpg.png/c.jpg", "b.jpg.json/c.jpg", "b.jpg.classes.png/c.jpg")
+    touch(tmp_path, "b.jpg.png~/c.jpg", "sub/b.jpg.png/c.jpg", "b.jpg.txt/c.jpg")
+    found = list_pictures(tmp_path, recursive=True).pictures
+    changed = {p.name: p.output for p in found if p.name != p.output}
+    assert changed == {
+        "results.csv/a.jpg": "results.csv~/a.jpg",
+        "Cutouts/a.jpg": "Cutouts~/a.jpg",
+        "b.jpg.png/c.jpg": "b.jpg.png~/c.jpg",
+        "b.jpg.json/c.jpg": "b.jpg.json~/c.jpg",
+        "b.jpg.classes.png/c.jpg": "b.jpg.classes.png~/c.jpg",
+        "b.jpg.png~/c.jpg": "b.jpg.png~/c.jpg~2",
+    }
+
+
+def test_folders_that_are_not_gone_through_are_told(tmp_path, monkeypatch):
+    touch(tmp_path, "in/a.jpg", "in/album.jpg/b.png", "in/shut/c.png", "other/d.png")
+    (tmp_path / "in" / "empty.jpg").mkdir()
+    os.symlink("../other", tmp_path / "in" / "link")
+    os.symlink("..", tmp_path / "in" / "album.jpg" / "circle.png")
+    scandir = os.scandir
+
+    def shut(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", shut)
+    found = list_pictures(tmp_path / "in", recursive=True)
+    assert names(found) == ["a.jpg", "album.jpg/b.png", "empty.jpg"]
+    why = "a link to a folder, which is not followed; passed over"
+    assert found.passed_over == [("album.jpg/circle.png", why), ("link", why)]
+    (failure,) = found.failed
+    assert failure[0] == "shut" and "cannot be read (Permission denied)" in failure[1]
+    with pytest.raises(PermissionError):
+        list_pictures(tmp_path / "in" / "shut", recursive=True)
+
+
+def test_the_results_of_earlier_runs_are_no_pictures(tmp_path):
+    touch(tmp_path, "a.jpg", "out/a.jpg.png", "out/sub/b.jpg.png", "outer/c.jpg")
+    found = list_pictures(tmp_path, recursive=True, leave_out=tmp_path / "outer" / ".." / "out")
+    assert names(found) == ["a.jpg", "outer/c.jpg"]
+    pattern = f"{tmp_path}/**/*.*"
+    assert len(list_pictures(pattern, recursive=True).pictures) == 4
+    found = list_pictures(pattern, recursive=True, leave_out=tmp_path / "out")
+    assert names(found) == ["a.jpg", "outer/c.jpg"]
+    # An input within the output folder is nobody's result.
+    found = list_pictures(f"{tmp_path}/out/*/*.png", leave_out=tmp_path)
+    assert names(found) == ["b.jpg.png"]
+
+
+def test_lists_of_all_sorts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = ["~nobody_of_this_name.jpg", " spaces .jpg", "a\u2028b.jpg", "\u00e9.jpg"]
+    touch(tmp_path, *odd)
+    (tmp_path / "unix.txt").write_text("\n".join(odd))
+    (tmp_path / "dos.txt").write_bytes("\r\n".join(odd).encode("utf-8-sig"))
+    (tmp_path / "wide.txt").write_text("\r\n".join(odd), encoding="utf-16", newline="")
+    for name in ("unix.txt", "dos.txt", "wide.txt"):
+        assert names(list_pictures(name)) == sorted(odd), name
+    (tmp_path / "bad.txt").write_bytes(b"/\nno\0name.jpg\n" + b"x" * 5000 + b"\n\xff.jpg\n.\n")
+    found = list_pictures("bad.txt").pictures
+    assert len({p.output for p in found}) == 5
+
+
+def test_patterns_take_empty_folders_that_are_named_like_pictures(tmp_path):
+    touch(tmp_path, "a.jpg", "album.jpg/b.png")
+    (tmp_path / "empty.jpg").mkdir()
+    (tmp_path / "plain").mkdir()
+    assert names(list_pictures(f"{tmp_path}/*")) == ["a.jpg", "empty.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folder"),
+    [("*.jpg", "."), ("x/*.jpg", "x"), ("/a/b/c*/d/*.png", "/a/b"), ("x/**", "x"), ("x", None)],
+)
+def test_folder_of_a_pattern(pattern, folder):
+    assert listing.pattern_folder(pattern) == (None if folder is None else Path(folder))
+
+
 def test_file_systems_blind_to_case(tmp_path):
     touch(tmp_path, "A.jpg", "a.jpg", "é.jpg", "e\u0301.jpg")
     if len(list(tmp_path.iterdir())) < 4:

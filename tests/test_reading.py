@@ -183,10 +183,62 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
         reading.read_image(tmp_path / "bomb.png")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(%pipe%id)"),
+        ("hdf5", b"\x89HDF\r\n\x1a\n" + b"\0" * 600),
+        ("mpeg", b"\0\0\1\xb3\x10\0\x10\0" + b"\0" * 60),
+    ],
+)
+def test_what_pillow_hands_on_or_only_knows_by_name_is_no_picture(tmp_path, name, content):
+    path = tmp_path / f"{name}.jpg"
+    path.write_bytes(content)
+    assert not reading.is_picture(path) and reading.count_pixels(path) == 0
+    with pytest.raises(reading.ImageError, match="it is not a picture, or of an unknown format"):
+        reading.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError("image file is truncated (3 bytes not processed)"), "it is cut off (image file"),
+        (AssertionError(), "its data are damaged (AssertionError)"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (ValueError("Decompressed data too large for MAX_TEXT_CHUNK"), "its metadata unpack"),
+        (OSError("Unsupported BMP compression (7)"), "it is of a kind that can't be decoded (Uns"),
+        (MemoryError(), "it doesn't fit into memory"),
+    ],
+)
+def test_reasons_need_no_knowledge_of_pillow(tmp_path, error, reason):
+    assert reading._reason(error, tmp_path / "a.jpg").startswith(reason)
+
+
+def test_a_file_that_only_begins_as_a_picture(tmp_path):
+    path = saved(tmp_path, Image.new("RGB", (32, 16)), "a.avif")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(reading.ImageError, match="begins as AVIF but is cut off or damaged"):
+        reading.read_image(path)
+
+
+def test_count_pixels(tmp_path):
+    assert reading.count_pixels(saved(tmp_path, Image.new("L", (40, 30)))) == 1200
+    assert reading.count_pixels(tmp_path) == reading.count_pixels(tmp_path / "gone.png") == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_not_a_number_is_black(tmp_path):
+    odd = Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 0.5]], np.float32))
+    assert reading.read_image(saved(tmp_path, odd, "odd.tiff"))[0, :3, 0].tolist() == [0, 255, 0]
+
+
 def test_links_pipes_and_odd_names(tmp_path):
     os.symlink("nowhere.jpg", tmp_path / "link.jpg")
     with pytest.raises(reading.ImageError, match="is a link to a file that does not exist"):
         reading.read_image(tmp_path / "link.jpg")
+    os.symlink("circle.jpg", tmp_path / "circle.jpg")
+    with pytest.raises(reading.ImageError, match="is a link that leads in a circle"):
+        reading.read_image(tmp_path / "circle.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(reading.ImageError, match="is no regular file"):  # and doesn't wait
         reading.read_image(tmp_path / "pipe.jpg")

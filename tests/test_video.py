@@ -99,7 +99,11 @@ def test_without_pyav_it_says_what_to_do(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "unfit", [["--resume"], ["--strict"], ["--recursive"], ["--input", "x"], ["--pad", "3"]]
+    "unfit",
+    [
+        *(["--resume"], ["--strict"], ["--recursive"], ["--input", "x"], ["--pad", "3"]),
+        *(["--save", "overlay,masks"], ["--save", "csv"], ["--overlay_format", "jpg"]),
+    ],
 )
 def test_options_for_pictures_are_refused(unfit, capsys):
     assert model.main(["inference", "--video", "0", *unfit]) == 2
