@@ -14,6 +14,7 @@ from mrcnn import siblings, sleeves
 from mrcnn.boxes import compute_overlaps, norm_boxes
 from mrcnn.detection import DetectionGraph
 from mrcnn.files import replacing
+from mrcnn.policy import Policy
 from mrcnn.scenes import load_scene
 from mrcnn.siblings import SiblingHead
 
@@ -22,6 +23,7 @@ SAME_GARMENT = 0.5
 # What the class found is overruled by is chosen among these.
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 FOLDS = 5
+STILL = Policy(flip=0, move=0, colour=0, blur=0, occlusion=0)
 
 
 @dataclass
@@ -81,6 +83,7 @@ def collect(model, dataset, augmentation=None, passes=1, seed=0):
         `Samples`.
     """
     table = siblings.sibling_table(model.class_names)
+    augmentation = augmentation or STILL
     graph = DetectionGraph(model.keras_model, sleeves.describe)
     size = model.config.BATCH_SIZE
     visits = [(n, int(i)) for n in range(passes) for i in dataset.image_ids]
@@ -146,37 +149,39 @@ def match(detections, features, class_ids, boxes, table, picture):
     )
 
 
-def fit(samples, table, decay, epochs=30, seed=0):
+def fit(samples, table, decay, steps=500):
     """Multinomial logistic regression within each group of siblings.
+
+    The problem is convex and small, so each step sees all samples and nothing is drawn.
 
     Args:
         samples: `Samples`, at least one.
         table: [C, C] bool.
         decay: weight of the kernel's sum of squares in the loss, of features of unit variance.
-        epochs, seed: of the optimisation.
+        steps: of the optimisation.
 
     Returns:
         kernel [F, C] and bias [C] float32.
     """
-    keras.utils.set_random_seed(seed)
     mean, deviation = samples.features.mean(axis=0), samples.features.std(axis=0) + 1e-3
-    masks = tf.constant(table)
+    scaled = tf.constant((samples.features - mean) / deviation)
+    others = tf.constant(~table[samples.truth])
+    dense = keras.layers.Dense(len(table), kernel_initializer="zeros", dtype="float32")
+    dense.build(scaled.shape)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, steps))
+    optimizer.build(dense.trainable_variables)
 
-    def loss(truth, logits):
-        ids = tf.cast(tf.reshape(truth, [-1]), tf.int32)
-        logits = tf.where(tf.gather(masks, ids), logits, -1e9)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            logits = tf.where(others, -1e9, dense(scaled))
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(samples.truth, logits)
+            loss = tf.reduce_mean(losses) + decay * tf.reduce_sum(dense.kernel**2)
+        gradients = tape.gradient(loss, dense.trainable_variables)
+        optimizer.apply(gradients, dense.trainable_variables)
 
-    regularizer = keras.regularizers.L2(decay)
-    dense = keras.layers.Dense(
-        len(table), kernel_initializer="zeros", kernel_regularizer=regularizer
-    )
-    model = keras.Sequential([keras.Input((samples.features.shape[1],)), dense])
-    steps = epochs * -(-len(samples) // 128)
-    rate = keras.optimizers.schedules.CosineDecay(0.003, steps)
-    model.compile(keras.optimizers.Adam(rate), loss)
-    scaled = (samples.features - mean) / deviation
-    model.fit(scaled, samples.truth, batch_size=128, epochs=epochs, verbose=0)
+    for _ in range(steps):
+        step()
     kernel = np.asarray(dense.kernel) / deviation[:, None]
     return kernel, np.asarray(dense.bias) - mean @ kernel
 
@@ -190,7 +195,7 @@ def cross_validate(samples, table, decay, seed=0):
     for number in range(FOLDS):
         held = fold_of == number
         if held.any() and not held.all():
-            kernel, bias = fit(samples.select(~held), table, decay, seed=seed)
+            kernel, bias = fit(samples.select(~held), table, decay)
             head = SiblingHead(kernel, bias, table, 1.0)
             rest = samples.select(held)
             probabilities[held] = head.probabilities(rest.features, rest.found)

@@ -139,7 +139,7 @@ def train(args):
         print(f"Cross-validation on the best detections of {best.sum()} garments, {wrong} wrong:")
         for row in rows:
             print("  margin {:.2f}: {} mended, {} spoilt".format(*row))
-    kernel, bias = sleeve_training.fit(samples, table, args.decay, seed=args.seed)
+    kernel, bias = sleeve_training.fit(samples, table, args.decay)
     head = siblings.SiblingHead(kernel, bias, table, margin)
     output = args.output or path
     sleeves.write_head(head, path, output, refine=args.on)

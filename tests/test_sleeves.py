@@ -14,7 +14,7 @@ TABLE = sibling_table(DEEPFASHION2)
 
 
 @pytest.fixture
-def weights_file(tmp_path):
+def layer_file(tmp_path):
     """As little of a weights file as can be: one layer, names and configuration."""
     path = tmp_path / "small.h5"
     with h5py.File(path, "w") as file:
@@ -86,12 +86,12 @@ def test_describe_tells_garment_from_surroundings():
     assert describe(boxes[:, :0], meta[None].astype(np.float32), maps, masks[:, :0]).shape[1] == 0
 
 
-def test_head_travels_in_the_weights_file(weights_file, head, tmp_path):
+def test_head_travels_in_the_weights_file(layer_file, head, tmp_path):
     from mrcnn import weights
     from mrcnn.sleeves import read_head, write_head
 
-    before = weights.inspect(weights_file)
-    write_head(head, weights_file, tmp_path / "with.h5", refine=True)
+    before = weights.inspect(layer_file)
+    write_head(head, layer_file, tmp_path / "with.h5", refine=True)
     write_head(head, tmp_path / "with.h5", tmp_path / "with.h5")  # once more, in place
     again = read_head(tmp_path / "with.h5", DEEPFASHION2)
     for name in ("kernel", "bias", "siblings"):
@@ -101,19 +101,19 @@ def test_head_travels_in_the_weights_file(weights_file, head, tmp_path):
     after = weights.inspect(tmp_path / "with.h5")
     assert after.shapes == before.shapes and after.class_names == before.class_names
     assert after.config == {"NUM_CLASSES": 14, "SLEEVE_REFINE": True}
-    assert weights.inspect(weights_file).config == before.config  # the source stays
+    assert weights.inspect(layer_file).config == before.config  # the source stays
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_files_without_a_head_or_with_a_strange_one(weights_file, head, tmp_path):
+def test_files_without_a_head_or_with_a_strange_one(layer_file, head, tmp_path):
     from mrcnn.classes import COCO
     from mrcnn.sleeves import GROUP, read_head, write_head
     from mrcnn.weights import WeightsError
 
     with pytest.raises(WeightsError, match="small.h5 has no sleeve head.*scripts/train_sleeves"):
-        read_head(weights_file, DEEPFASHION2)
+        read_head(layer_file, DEEPFASHION2)
     path = tmp_path / "with.h5"
-    write_head(head, weights_file, path)
+    write_head(head, layer_file, path)
     with pytest.raises(WeightsError, match="can't be used: its groups name"):
         read_head(path, COCO)
     with h5py.File(path, "a") as file:
@@ -122,13 +122,13 @@ def test_files_without_a_head_or_with_a_strange_one(weights_file, head, tmp_path
         read_head(path, DEEPFASHION2)
 
 
-def test_to_float16_keeps_the_head(weights_file, head, tmp_path, monkeypatch):
+def test_to_float16_keeps_the_head(layer_file, head, tmp_path, monkeypatch):
     import runpy
     import sys
 
     from mrcnn.sleeves import read_head, write_head
 
-    write_head(head, weights_file, tmp_path / "with.h5")
+    write_head(head, layer_file, tmp_path / "with.h5")
     target = tmp_path / "half.h5"
     monkeypatch.setattr(sys, "argv", ["to_float16.py", str(tmp_path / "with.h5"), str(target)])
     runpy.run_path("scripts/to_float16.py", run_name="__main__")
@@ -179,7 +179,7 @@ def test_fit_and_cross_validation_learn_what_the_features_say():
     from mrcnn.sleeve_training import choose_margin, cross_validate, fit
 
     samples = made_samples(400)
-    kernel, bias = fit(samples, TABLE, decay=0.001, epochs=60)
+    kernel, bias = fit(samples, TABLE, decay=0.001)
     head = SiblingHead(kernel, bias, TABLE, 0.2)
     decided = head.decide(samples.features, samples.found)
     assert (decided == samples.truth).mean() > 0.98 > (samples.found == samples.truth).mean()
@@ -198,3 +198,104 @@ def test_margin_of_features_that_say_nothing_overrules_nothing():
     probabilities[:, 2] = 1
     margin, rows = choose_margin(probabilities, np.ones(4, int), np.ones(4, int))
     assert margin == 1.0 and rows[0] == (0.0, 0, 4)
+
+
+def demo_head(class_id, margin):
+    """Whatever it sees, it is sure of one class."""
+    from mrcnn.sleeves import ROWS
+
+    bias = np.zeros(14, np.float32)
+    bias[class_id] = 20
+    kernel = np.zeros((ROWS * 2 * 129, 14), np.float32)
+    return SiblingHead(kernel, bias, TABLE, margin)
+
+
+def test_predictor_and_detect_use_the_head(small_weights, golden_images, tmp_path):
+    """The small model takes what it sees for trousers (8) or skirts (9)."""
+    from mrcnn.model import MaskRCNN
+    from mrcnn.predictor import Predictor
+    from mrcnn.sleeves import write_head
+    from mrcnn.weights import WeightsError
+
+    with pytest.raises(WeightsError, match="small.h5 has no sleeve head"):
+        Predictor.load(small_weights, sleeve_refine=True)
+    settings = {"min_score": 0.0, "precision": "float32", "batch_size": 1}
+    pictures = [golden_images["coffee"]]
+    path = tmp_path / "skirts.h5"
+    write_head(demo_head(9, 0.5), small_weights, path, refine=True)
+    plain = Predictor.load(path, sleeve_refine=False, **settings)
+    refined = Predictor.load(path, **settings)  # the file says that its head is used
+    (before,), (after,) = plain(pictures), refined(pictures)
+    assert set(before.class_ids) == {8, 9} and set(after.class_ids) == {9}
+    # No garment of one class twice: all that is left was there, at the same place.
+    assert 0 < len(after) < len(before)
+    assert {tuple(b) for b in after.boxes.tolist()} <= {tuple(b) for b in before.boxes.tolist()}
+    assert (np.diff(after.scores) <= 0).all()
+    assert plain.fingerprint != refined.fingerprint
+    (detected,) = refined.model.detect(pictures)
+    np.testing.assert_array_equal(detected["rois"], after.boxes)
+    np.testing.assert_array_equal(detected["class_ids"], after.class_ids)
+    # A training model has no use for a head, and needs none.
+    config = type(refined.model.config).from_dict(refined.model.config.to_dict())
+    training = MaskRCNN("training", config, str(tmp_path))
+    training.load_weights(small_weights, by_name=True)
+    assert training.sleeve_head is None
+
+
+def write_skirts(folder, image, boxes):
+    """A data folder of one picture, in which all boxes are skirts."""
+    from PIL import Image
+
+    (folder / "train" / "image").mkdir(parents=True)
+    Image.fromarray(image).save(folder / "train" / "image" / "a.png")
+    height, width = image.shape[:2]
+    annotations = [
+        {
+            "id": i + 1,
+            "image_id": 1,
+            "category_id": 9,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+            "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+        }
+        for i, (y1, x1, y2, x2) in enumerate(np.asarray(boxes).tolist())
+    ]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": height, "width": width}],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": DEEPFASHION2[i]} for i in range(1, 14)],
+    }
+    (folder / "train_coco.json").write_text(json.dumps(content))
+
+
+def test_command_from_pictures_to_refined_results(small_weights, golden_images, tmp_path, capsys):
+    """A head that is shown skirts where the model sees trousers and skirts finds skirts."""
+    import runpy
+
+    from mrcnn.predictor import Predictor
+    from mrcnn.sleeves import read_head
+
+    image = golden_images["coffee"]
+    settings = {"min_score": 0.05, "precision": "float32", "batch_size": 1}
+    (seen,) = Predictor.load(small_weights, **settings)([image])
+    write_skirts(tmp_path / "data", image, seen.boxes)
+    main = runpy.run_path("scripts/train_sleeves.py")["main"]
+    command = ["--weights", small_weights, "--output", tmp_path / "with.h5", "--augment", "none"]
+    command += ["--precision", "float32", "--batch_size", 1, "--passes", 1, "--margin", 0.2]
+    command += ["--samples", tmp_path / "samples", "--data"]
+    assert main(list(map(str, [*command, tmp_path / "data"]))) == 0
+    assert "margin 0.20; used if asked for" in capsys.readouterr().out
+    assert len(list((tmp_path / "samples").glob("*.npz"))) == 1
+    (plain,) = Predictor.load(tmp_path / "with.h5", **settings)([image])
+    (refined,) = Predictor.load(tmp_path / "with.h5", sleeve_refine=True, **settings)([image])
+    assert 8 in plain.class_ids and set(refined.class_ids) == {9}
+    # Again, from the features that were kept, it makes the same head.
+    written = read_head(tmp_path / "with.h5", DEEPFASHION2)
+    assert main(list(map(str, [*command, tmp_path / "data"]))) == 0
+    again = read_head(tmp_path / "with.h5", DEEPFASHION2)
+    np.testing.assert_allclose(again.kernel, written.kernel, atol=1e-5)
+    np.testing.assert_allclose(again.bias, written.bias, atol=1e-4)
+    # What can't be trained on is refused.
+    assert main(list(map(str, [*command, tmp_path / "nowhere"]))) == 2
+    assert "nowhere" in capsys.readouterr().err
