@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from model import UsageError, data_folders, import_tensorflow, load_split
+from model import UsageError, data_folders, import_tensorflow, load_split, split_files
 
 
 def build_parser():
@@ -114,8 +114,25 @@ def kept_path(args, model, folder):
     return args.samples / f"{digest.hexdigest()}.npz"
 
 
+def check(args):
+    """Finds what is wrong with the options before the work, not after it."""
+    for name in ("passes", "batch_size", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}; give 1 or more")
+    if args.margin is not None and not 0 <= args.margin <= 1:
+        raise UsageError(f"--margin is {args.margin}; give 0 to 1")
+    if not args.decay >= 0:
+        raise UsageError(f"--decay is {args.decay}; give 0 or more")
+    if args.output and not args.output.parent.is_dir():
+        raise UsageError(f"no folder {args.output.parent} to write {args.output.name} to; make it")
+    for pictures, annotations in data_folders(args):
+        split_files(pictures, annotations, "train")
+
+
 def train(args):
     """Fits a head and writes it."""
+    check(args)
     import_tensorflow()
     from mrcnn import siblings, sleeve_training, sleeves, sources
 

@@ -299,3 +299,21 @@ def test_command_from_pictures_to_refined_results(small_weights, golden_images, 
     # What can't be trained on is refused.
     assert main(list(map(str, [*command, tmp_path / "nowhere"]))) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--passes", "0"], "--passes is 0; give 1 or more"),
+        (["--margin", "1.5"], "--margin is 1.5; give 0 to 1"),
+        (["--decay", "-1"], "--decay is -1.0; give 0 or more"),
+        (["--output", "nowhere/a.h5"], "no folder nowhere to write a.h5 to"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", "a", "b", "--annotations", "c"], "--data has 2 folders but --annotations 1"),
+    ],
+)
+def test_command_refuses_before_it_works(options, text, capsys):
+    import runpy
+
+    assert runpy.run_path("scripts/train_sleeves.py")["main"](options) == 2
+    assert text in capsys.readouterr().err
