@@ -181,14 +181,14 @@ class MaskRCNN:
         return report
 
     def save_weights(self, filepath, dtype="float32"):
-        """Writes the weights, class names and configuration; see `weights.save`."""
+        """Writes the weights, class names, configuration and sleeve head; see `weights.save`."""
+        # A file that says that its head is used must have one.
+        config = self.config.to_dict() | {"SLEEVE_REFINE": False}
         weights.save(
-            self.keras_model,
-            filepath,
-            class_names=self.class_names,
-            config=self.config.to_dict(),
-            dtype=dtype,
+            self.keras_model, filepath, class_names=self.class_names, config=config, dtype=dtype
         )
+        if self.sleeve_head is not None:
+            sleeves.write_head(self.sleeve_head, filepath, filepath, refine=True)
 
     def get_imagenet_weights(self):
         """Path of ResNet-50's ImageNet weights, fetched at the first call."""
@@ -436,7 +436,12 @@ class MaskRCNN:
             )
         anchors = self.get_anchors(molded.shape[1:])
         detections, masks, *features = self._detections(molded, metas, anchors)
-        if features and self.sleeve_head is not None:
+        if features:
+            if self.sleeve_head is None:
+                raise weights.WeightsError(
+                    "SLEEVE_REFINE is True, but load_weights() has loaded no file with a sleeve "
+                    "head; load one or set it to False"
+                )
             threshold = self.config.DETECTION_NMS_THRESHOLD
             for i, found in enumerate(zip(detections, masks, features[0], strict=True)):
                 detections[i], masks[i] = self.sleeve_head.refine(*found, threshold)

@@ -99,7 +99,8 @@ def read_head(path, class_names):
         if GROUP not in root.file:
             raise WeightsError(
                 f"{path} has no sleeve head, which SLEEVE_REFINE needs; train one with\n"
-                f"  python scripts/train_sleeves.py --weights {path}\nor leave out --sleeve_refine"
+                f"  python scripts/train_sleeves.py --weights {path}\n"
+                "or go without it: --no-sleeve_refine, SLEEVE_REFINE = False"
             )
         group = root.file[GROUP]
         try:

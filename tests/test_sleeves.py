@@ -235,6 +235,16 @@ def test_predictor_and_detect_use_the_head(small_weights, golden_images, tmp_pat
     (detected,) = refined.model.detect(pictures)
     np.testing.assert_array_equal(detected["rois"], after.boxes)
     np.testing.assert_array_equal(detected["class_ids"], after.class_ids)
+    # What is saved from it has the head too.
+    refined.model.save_weights(tmp_path / "saved.h5")
+    (saved,) = Predictor.load(tmp_path / "saved.h5", **settings)(pictures)
+    np.testing.assert_array_equal(saved.boxes, after.boxes)
+    # Asked for, but without a file to take it from: refused, not passed over.
+    refined.model.sleeve_head = None
+    with pytest.raises(WeightsError, match="SLEEVE_REFINE is True, but load_weights"):
+        refined(pictures)
+    refined.model.save_weights(tmp_path / "without.h5")
+    assert not Predictor.load(tmp_path / "without.h5", **settings).model.config.SLEEVE_REFINE
     # A training model has no use for a head, and needs none.
     config = type(refined.model.config).from_dict(refined.model.config.to_dict())
     training = MaskRCNN("training", config, str(tmp_path))
