@@ -42,7 +42,7 @@ def build_parser():
     add("--limit", type=int, help="of each folder the first pictures only")
     add("--augment", default="default", help="none, flip, default or zoom, as of model.py train")
     add("--passes", type=int, default=2, help="how often each picture is varied and looked at")
-    add("--decay", type=float, default=0.01, help="weight of the L2 term")
+    add("--decay", type=float, default=0.1, help="weight of the L2 term")
     add("--margin", type=float, help="0 to 1; if not given, chosen by cross-validation")
     add("--batch_size", type=int, default=4, help="pictures at once")
     add("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto")

@@ -1,6 +1,9 @@
 """The sleeve head's features, its file, and its training, on hand-made pictures of features."""
 
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,6 +14,15 @@ from mrcnn.siblings import SiblingHead, sibling_table
 
 pytestmark = pytest.mark.tf
 TABLE = sibling_table(DEEPFASHION2)
+
+
+def script(name):
+    """A program of scripts/ as a module."""
+    path = Path(__file__).resolve().parent.parent / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -123,15 +135,12 @@ def test_files_without_a_head_or_with_a_strange_one(layer_file, head, tmp_path):
 
 
 def test_to_float16_keeps_the_head(layer_file, head, tmp_path, monkeypatch):
-    import runpy
-    import sys
-
     from mrcnn.sleeves import read_head, write_head
 
     write_head(head, layer_file, tmp_path / "with.h5")
     target = tmp_path / "half.h5"
     monkeypatch.setattr(sys, "argv", ["to_float16.py", str(tmp_path / "with.h5"), str(target)])
-    runpy.run_path("scripts/to_float16.py", run_name="__main__")
+    script("to_float16").main()
     half = read_head(target, DEEPFASHION2)
     np.testing.assert_allclose(half.kernel, head.kernel, atol=2e-3)
     assert half.margin == 0.4
@@ -281,8 +290,6 @@ def write_skirts(folder, image, boxes):
 
 def test_command_from_pictures_to_refined_results(small_weights, golden_images, tmp_path, capsys):
     """A head that is shown skirts where the model sees trousers and skirts finds skirts."""
-    import runpy
-
     from mrcnn.predictor import Predictor
     from mrcnn.sleeves import read_head
 
@@ -290,7 +297,7 @@ def test_command_from_pictures_to_refined_results(small_weights, golden_images, 
     settings = {"min_score": 0.05, "precision": "float32", "batch_size": 1}
     (seen,) = Predictor.load(small_weights, **settings)([image])
     write_skirts(tmp_path / "data", image, seen.boxes)
-    main = runpy.run_path("scripts/train_sleeves.py")["main"]
+    main = script("train_sleeves").main
     command = ["--weights", small_weights, "--output", tmp_path / "with.h5", "--augment", "none"]
     command += ["--precision", "float32", "--batch_size", 1, "--passes", 1, "--margin", 0.2]
     command += ["--samples", tmp_path / "samples", "--data"]
@@ -323,7 +330,5 @@ def test_command_from_pictures_to_refined_results(small_weights, golden_images, 
     ],
 )
 def test_command_refuses_before_it_works(options, text, capsys):
-    import runpy
-
-    assert runpy.run_path("scripts/train_sleeves.py")["main"](options) == 2
+    assert script("train_sleeves").main(options) == 2
     assert text in capsys.readouterr().err
