@@ -67,6 +67,7 @@ def build_parser():
         help="side of the network's input, a multiple of 64; if not given, the model's",
     )
     evaluate.add_argument("--tta", action="store_true", help="look at mirror images too")
+    _add_sleeve_refine(evaluate)
     evaluate.add_argument(
         "--compare", type=Path, help="metrics.json of another run on the same pictures"
     )
@@ -282,6 +283,7 @@ def _add_inference(command):
         "--agnostic_nms", action="store_true", help="one class for each garment, the best"
     )
     group.add_argument("--tta", action="store_true", help="look at the mirror image too (slower)")
+    _add_sleeve_refine(group)
     group.add_argument(
         "--refine",
         action="store_true",
@@ -321,6 +323,15 @@ def _add_inference(command):
         help="side of the network's input, a multiple of 64; if not given, the model's",
     )
     group.add_argument("--device", help="cpu, gpu:0, ...; if not given, TensorFlow chooses")
+
+
+def _add_sleeve_refine(command):
+    command.add_argument(
+        "--sleeve_refine",
+        action=argparse.BooleanOptionalAction,
+        help="let the weights file's sleeve head overrule classes among siblings, such as short "
+        "and long sleeves; if not given, as the file says",
+    )
 
 
 def _words(text):
@@ -809,6 +820,7 @@ def load_predictor(args):
         agnostic_nms=args.agnostic_nms,
         exclusive_masks=args.exclusive_masks,
         refine=args.refine,
+        sleeve_refine=args.sleeve_refine,
     )
     config = predictor.model.config
     print(f"Weights: {predictor.weights} ({config.BACKBONE}, {config.NUM_CLASSES - 1} classes)")
@@ -821,8 +833,11 @@ def run_evaluate(args):
     from mrcnn.coco_data import outside, read_results, read_truth
 
     model_options = (args.weights != "weights", args.precision != "auto", args.size, args.tta)
-    if args.results and any(model_options):
-        raise UsageError("--results runs no model; leave out --weights, --precision, --size, --tta")
+    if args.results and (any(model_options) or args.sleeve_refine is not None):
+        raise UsageError(
+            "--results runs no model; leave out --weights, --precision, --size, --tta, "
+            "--sleeve_refine"
+        )
     if args.results and not args.results.is_file():
         raise UsageError(f"no results at {args.results}; give a COCO results file")
     # What can be wrong shows before the model runs, which may take hours.
@@ -886,7 +901,12 @@ def predict(args, dataset):
 
     # AP ranks all detections: none may be cut off by the threshold for drawing.
     predictor = Predictor.load(
-        args.weights, size=args.size, precision=args.precision, min_score=0.05, tta=args.tta
+        args.weights,
+        size=args.size,
+        precision=args.precision,
+        min_score=0.05,
+        tta=args.tta,
+        sleeve_refine=args.sleeve_refine,
     )
     print(f"Weights: {predictor.weights}")
     _check_classes(predictor.class_names, dataset)

@@ -129,6 +129,9 @@ class Config:
     # of each class whose score reaches DETECTION_MIN_CONFIDENCE, as in Detectron: with scores
     # below 0.5 let through, AP counts second guesses too.
     DETECTION_PER_CLASS: bool = False
+    # Let the sleeve head, which the weights file must have (scripts/train_sleeves.py), overrule
+    # the class of a garment among its siblings, such as short and long sleeves.
+    SLEEVE_REFINE: bool = False
 
     # --- Optimizer ------------------------------------------------------------------------
     # The paper's 0.02 explodes with this loss normalisation.

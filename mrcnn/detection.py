@@ -27,10 +27,12 @@ class DetectionGraph:
 
     Args:
         model: keras.Model.
+        describe: f(boxes, image_meta, maps, masks) -> [B, n, F], features of the detections that
+            are returned too (`sleeves.describe`); or None.
     """
 
-    def __init__(self, model):
-        self._model = model
+    def __init__(self, model, describe=None):
+        self._model, self._describe = model, describe
         outputs = [model.get_layer(name).output for name in ("mrcnn_detection", *PYRAMID)]
         self._trunk = keras.Model(model.inputs, outputs)
         self._run = tf.function(self._graph, autograph=False)
@@ -46,12 +48,13 @@ class DetectionGraph:
 
         Returns:
             detections [B, D, (y1, x1, y2, x2, class id, score)] float32, normalised, best first,
-            zero-padded; and of each the mask of its own class, [B, n, S, S] float32 in 0..1, n
-            being the most detections of a picture in the batch, at least 1.
+            zero-padded; of each the mask of its own class, [B, n, S, S] float32 in 0..1, n
+            being the most detections of a picture in the batch, at least 1; and, if there is
+            a `describe`, what it made of them.
         """
         inputs = [np.asarray(x, np.float32) for x in (molded, metas, anchors[None])]
-        detections, masks = self._run([tf.convert_to_tensor(x) for x in inputs])
-        return detections.numpy(), masks.numpy()
+        outputs = self._run([tf.convert_to_tensor(x) for x in inputs])
+        return tuple(output.numpy() for output in outputs)
 
     def _graph(self, inputs):
         self.traces += 1  # counts traces, not calls: this line runs only while tracing
@@ -62,7 +65,10 @@ class DetectionGraph:
         ids, boxes = ids[:, :count], detections[:, :count, :4]
         masks = apply_mask_head(self._model, boxes, inputs[1], maps)
         own = tf.one_hot(ids, masks.shape[-1], dtype=masks.dtype)
-        return detections, tf.reduce_sum(masks * own[:, :, None, None, :], axis=-1)
+        own = tf.reduce_sum(masks * own[:, :, None, None, :], axis=-1)
+        if self._describe is None:
+            return detections, own
+        return detections, own, self._describe(boxes, inputs[1], maps, own)
 
 
 def mold(images, config):

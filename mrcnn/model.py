@@ -17,6 +17,7 @@ from mrcnn import (
     network,
     runner,
     runs,
+    sleeves,
     sources,
     trainer,
     weights,
@@ -113,6 +114,7 @@ class MaskRCNN:
         keras_model: the Keras model; its layers have matterport's names.
         class_names: names by class id, background first; from the weights file or the data
             set, else by the class count (`classes.names_for`).
+        sleeve_head: `SiblingHead` of the weights file if SLEEVE_REFINE asks for it, else None.
         epoch: epochs trained so far.
         log_dir, checkpoint_path: of the current run; `train` makes the folder, under a later
             minute's name if another run has this one.
@@ -137,9 +139,16 @@ class MaskRCNN:
         self.random_layers = list(weights.weighted_layers(self.keras_model))
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
         self.progress = None
+        self.sleeve_head = None
         if mode == "inference":
-            self._detections = detection.DetectionGraph(self.keras_model)
+            describe = sleeves.describe if self._refines_sleeves else None
+            self._detections = detection.DetectionGraph(self.keras_model, describe)
         self.set_log_dir()
+
+    @property
+    def _refines_sleeves(self):
+        # getattr: configurations written for matterport's package lack it.
+        return self.mode == "inference" and getattr(self.config, "SLEEVE_REFINE", False)
 
     @property
     def traces(self):
@@ -177,18 +186,20 @@ class MaskRCNN:
         names = weights.inspect(filepath).class_names
         if names and not set(report.excluded + report.missing) & set(weights.CLASS_LAYERS):
             self.class_names = classes.check_names(names, self.config.NUM_CLASSES)
+        if self._refines_sleeves:
+            self.sleeve_head = sleeves.read_head(filepath, self.class_names)
         self.set_log_dir(filepath)
         return report
 
     def save_weights(self, filepath, dtype="float32"):
-        """Writes the weights, class names and configuration; see `weights.save`."""
+        """Writes the weights, class names, configuration and sleeve head; see `weights.save`."""
+        # A file that says that its head is used must have one.
+        config = self.config.to_dict() | {"SLEEVE_REFINE": False}
         weights.save(
-            self.keras_model,
-            filepath,
-            class_names=self.class_names,
-            config=self.config.to_dict(),
-            dtype=dtype,
+            self.keras_model, filepath, class_names=self.class_names, config=config, dtype=dtype
         )
+        if self.sleeve_head is not None:
+            sleeves.write_head(self.sleeve_head, filepath, filepath, refine=True)
 
     def get_imagenet_weights(self):
         """Path of ResNet-50's ImageNet weights, fetched at the first call."""
@@ -443,7 +454,17 @@ class MaskRCNN:
                 stacklevel=3,
             )
         anchors = self.get_anchors(molded.shape[1:])
-        return self._detections(molded, metas, anchors)
+        detections, masks, *features = self._detections(molded, metas, anchors)
+        if features:
+            if self.sleeve_head is None:
+                raise weights.WeightsError(
+                    "SLEEVE_REFINE is True, but load_weights() has loaded no file with a sleeve "
+                    "head; load one or set it to False"
+                )
+            threshold = self.config.DETECTION_NMS_THRESHOLD
+            for i, found in enumerate(zip(detections, masks, features[0], strict=True)):
+                detections[i], masks[i] = self.sleeve_head.refine(*found, threshold)
+        return detections, masks
 
     def run_graph(self, images, outputs, image_metas=None):
         """Values of chosen tensors of the model; for inspection.

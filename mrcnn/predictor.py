@@ -105,7 +105,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path="weights", size=None, precision="auto", min_score=None,
-             max_detections=None, device=None, **settings):  # fmt: skip
+             max_detections=None, device=None, sleeve_refine=None, **settings):  # fmt: skip
         """A predictor of a weights file. Backbone, classes and input size come from the file.
 
         Args:
@@ -113,17 +113,22 @@ class Predictor:
             size: longer side of the network's input, a multiple of 64; None: the file's.
             precision: "auto", "float32", "bfloat16" or "float16".
             min_score, max_detections, device, **settings: as above.
+            sleeve_refine: whether the file's sleeve head may overrule classes among siblings
+                (`mrcnn.siblings`); None: as the file says.
 
         Raises:
             FileNotFoundError: if there are no weights there.
             ValueError: as above, or if the size isn't a multiple of 64.
-            weights.WeightsError: if the file doesn't fit or leaves layers at random.
+            weights.WeightsError: if the file doesn't fit or leaves layers at random, or lacks
+                the sleeve head that is asked for.
         """
         path = sources.find_weights(path)
         config = sources.config_for(
             weights.inspect(path), IMAGES_PER_GPU=1, GPU_COUNT=1, COMPUTE_DTYPE=precision
         )
         changes = _sizes(config, size)
+        if sleeve_refine is not None:
+            changes["SLEEVE_REFINE"] = bool(sleeve_refine)
         if min_score is not None:
             changes["DETECTION_MIN_CONFIDENCE"] = _check_score(min_score)
         if settings.get("tta"):
@@ -150,6 +155,9 @@ class Predictor:
         digest = hashlib.blake2b(digest_size=16)
         for variable in self.model.keras_model.variables:
             digest.update(np.asarray(variable).tobytes())
+        if (head := self.model.sleeve_head) is not None:
+            digest.update(head.kernel.tobytes() + head.bias.tobytes() + head.siblings.tobytes())
+            digest.update(str(head.margin).encode())
         settings = [
             VERSION, self.model.config.to_dict(), self.class_names, self._min_score, self._most,
             sorted(self._classes or ()), self._classes is None, self._tta, self._agnostic,

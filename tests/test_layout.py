@@ -14,15 +14,15 @@ RANKS = {
     for rank, names in {
         0: "run_lengths",
         1: "config boxes classes files schedules shapes policy coco_data reading",
-        2: "image tensor_ops augmentation clothing layers html deepfashion2 coco_json coco_eval "
+        2: "image tensor_ops augmentation clothing layers html deepfashion2 coco_json coco_eval siblings "
         "demo_garments demo_drawing distribution run_log listing colors refine tables",
         3: "dataset targets scenes sampling backbone rpn roi drawing evaluation runs conversion "
         "coco_statistics demo bootstrap diagnosis results records",
         4: "samples heads visualize weights inspection checkpoints preflight metrics writers "
         "gallery",
-        5: "loader network sources trainer eval_plots eval_pictures inference video",
+        5: "loader network sources sleeves trainer eval_plots eval_pictures inference video",
         6: "data preview training report detection",
-        7: "runner",
+        7: "runner sleeve_training",
         8: "model",
         9: "utils parallel_model predictor",
         10: "judge",
@@ -66,6 +66,7 @@ LIGHT = [
     "run_log",
     "preflight",
     "checkpoints",
+    "siblings",
 ]
 HEAVY = {"tensorflow", "keras", "imgaug", "cv2", "matplotlib.pyplot", "torch"}
 

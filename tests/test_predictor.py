@@ -10,33 +10,8 @@ pytestmark = pytest.mark.tf
 
 
 @pytest.fixture(scope="module")
-def weights_file(tmp_path_factory, golden_images):
-    """A small random model that takes half of what it sees for trousers, half for skirts."""
-    import keras
-
-    from mrcnn.clothing import CompactConfig
-    from mrcnn.model import MaskRCNN
-
-    keras.utils.set_random_seed(0)
-    values = {"IMAGE_MIN_DIM": 128, "IMAGE_MAX_DIM": 128, "COMPUTE_DTYPE": "float32"}
-    values |= {"DETECTION_MAX_INSTANCES": 60, "IMAGES_PER_GPU": 1}
-    model = MaskRCNN("inference", CompactConfig.from_dict(values), "logs")
-    head = model.keras_model.get_layer("mrcnn_class_logits")
-    kernel, bias = np.zeros(head.kernel.shape, np.float32), np.zeros(14, np.float32)
-    kernel[:, 8] = np.random.default_rng(0).normal(0, 0.1, len(kernel))
-    kernel[:, 9], bias[8:10] = -kernel[:, 8], 5
-    head.kernel.assign(kernel)
-    head.bias.assign(bias)
-    # Masks that fill their boxes, so that garments overlap.
-    mask_bias = model.keras_model.get_layer("mrcnn_mask").bias
-    mask_bias.assign(np.full(mask_bias.shape, 5.0))
-    model.random_layers = []
-    logits = model.run_graph([golden_images["grace_hopper"]], [("logits", head.output)])["logits"]
-    bias[9] += np.median(logits[..., 8] - logits[..., 9])
-    head.bias.assign(bias)
-    path = tmp_path_factory.mktemp("weights") / "small.h5"
-    model.save_weights(path)
-    return path
+def weights_file(small_weights):
+    return small_weights
 
 
 @pytest.fixture(scope="module")
