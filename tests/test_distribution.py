@@ -15,6 +15,7 @@ from test_model import ShapesConfig, shapes
 
 pytestmark = pytest.mark.tf
 WORKER = Path(__file__).resolve().parent / "distributed_worker.py"
+STARTED: list[subprocess.Popen] = []
 
 
 class Four(ShapesConfig):
@@ -48,6 +49,16 @@ def check_equal(weights, expected):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """A test that fails must not leave its workers waiting for each other."""
+    yield
+    for process in STARTED:
+        process.kill()
+        process.wait()
+    STARTED.clear()
+
+
 def start(folder, devices, pictures, epochs, task=None, ports=(), job=None):
     environment = dict(os.environ)
     if job is not None:
@@ -57,13 +68,15 @@ def start(folder, devices, pictures, epochs, task=None, ports=(), job=None):
         task = {"type": "worker", "index": task}
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
     command = [sys.executable, WORKER, folder, devices, pictures, epochs]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         list(map(str, command)),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def slurm(index, hosts, counts, tasks, job):
@@ -146,17 +159,12 @@ def test_two_processes_equal_one_and_only_the_chief_writes(alone, tmp_path):
 def test_a_lost_process_stops_the_other_and_the_run_goes_on(tmp_path):
     ports = free_ports(2)
     chief, other = (start(tmp_path, 1, 2, 1000, task, ports) for task in (0, 1))
-    try:
-        deadline = time.monotonic() + 240
-        while not list(tmp_path.glob("*/checkpoints.json")):
-            assert chief.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        other.send_signal(signal.SIGKILL)
-        output, _ = chief.communicate(timeout=120)
-    finally:
-        chief.kill()
-        other.kill()
-        other.communicate()
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("*/checkpoints.json")):
+        assert chief.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    other.send_signal(signal.SIGKILL)
+    output, _ = chief.communicate(timeout=120)
     assert chief.returncode == 3, output
     assert "another process of the cluster is gone" in output and "--weights last" in output
 
