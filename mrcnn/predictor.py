@@ -248,8 +248,8 @@ class Predictor:
         names = self.class_names
         result = Result(prepared.image, boxes, ids, scores, own, names, refined=self._refine)
         keep = result.scores >= self._min_score
-        # The rounded mean of two views' boxes may have no area.
-        keep &= (result.boxes[:, 2:] > result.boxes[:, :2]).all(axis=1)
+        if self._tta:  # the rounded mean of two views' boxes may have no area
+            keep &= (result.boxes[:, 2:] > result.boxes[:, :2]).all(axis=1)
         if self._classes is not None:
             keep &= np.isin(result.class_ids, list(self._classes))
         result = result.select(keep)
