@@ -35,5 +35,5 @@ newest() {
     --batch_size 8 --lr 0.01 --lr_schedule cosine --warmup 30 --ema 0.99 --augment default \
     --paste 0.3 --balance repeat_factor --repeat 2 1 --steps_per_epoch 40 --epochs 10 ${OPTIONS:-}
 
-"$python" scripts/to_float16.py "$(newest default_both)"/best.h5 "$target" \
-    --set DETECTION_PER_CLASS=true
+last=$(ls "$(newest default_both)"/mask_rcnn_default_both_[0-9][0-9][0-9][0-9].h5 | tail -n 1)
+"$python" scripts/to_float16.py "$last" "$target" --set DETECTION_MIN_CONFIDENCE=0.7

@@ -199,9 +199,9 @@ def test_random_moves_are_the_same_for_picture_and_mask(seed):
             iaa.Affine(rotate=(-30, 30), scale=(0.5, 1.5), order=0),
             iaa.SomeOf((1, None), [iaa.Flipud(0.5), iaa.ScaleX((0.7, 1.3))]),
             iaa.Sequential([iaa.PerspectiveTransform((0.01, 0.1)), iaa.Fliplr(0.5)]),
-        ],
-        seed=seed,
+        ]
     )
+    move.seed_(seed)  # and all that is in it
     image, _, _, _, mask = load_image_gt(Rectangles([[BOX]]), tiny(), 0, augmentation=move)
     assert 0 < mask.sum() < mask.size
     # Away from the edges, where interpolation may differ by a pixel.
