@@ -456,14 +456,8 @@ class MaskRCNN:
         anchors = self.get_anchors(molded.shape[1:])
         detections, masks, *features = self._detections(molded, metas, anchors)
         if features:
-            if self.sleeve_head is None:
-                raise weights.WeightsError(
-                    "SLEEVE_REFINE is True, but load_weights() has loaded no file with a sleeve "
-                    "head; load one or set it to False"
-                )
             threshold = self.config.DETECTION_NMS_THRESHOLD
-            for i, found in enumerate(zip(detections, masks, features[0], strict=True)):
-                detections[i], masks[i] = self.sleeve_head.refine(*found, threshold)
+            sleeves.refine_batch(self.sleeve_head, detections, masks, features[0], threshold)
         return detections, masks
 
     def run_graph(self, images, outputs, image_metas=None):

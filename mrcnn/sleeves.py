@@ -146,3 +146,23 @@ def write_head(head, source, target, refine=None):
 def model_names(info):
     """Class names, background first, of a model by the `weights.FileInfo` of its file."""
     return info.class_names or names_for(info.num_classes)
+
+
+def refine_batch(head, detections, masks, features, nms_threshold):
+    """`SiblingHead.refine` of each picture of a batch, in place.
+
+    Args:
+        head: `SiblingHead`, or None if no file with one was loaded.
+        detections: [B, D, 6]. masks: [B, n, S, S]. features: [B, n, F].
+        nms_threshold: as there.
+
+    Raises:
+        WeightsError: if there is no head.
+    """
+    if head is None:
+        raise WeightsError(
+            "SLEEVE_REFINE is True, but load_weights() has loaded no file with a sleeve head; "
+            "load one or set it to False"
+        )
+    for i, found in enumerate(zip(detections, masks, features, strict=True)):
+        detections[i], masks[i] = head.refine(*found, nms_threshold)
