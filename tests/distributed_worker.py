@@ -7,7 +7,6 @@ with FOLDER's run if there is one, and writes all weights to FOLDER/weights_<ind
 status 3: another process was lost.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -47,9 +46,8 @@ def main():
     except WorkerLost as error:
         print(error)
         return 3
-    index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     values = {str(i): v.numpy() for i, v in enumerate(model.keras_model.variables)}
-    np.savez(Path(folder) / f"weights_{index}.npz", **values)
+    np.savez(Path(folder) / f"weights_{model.cluster.index}.npz", **values)
     return 0
 
 
