@@ -11,7 +11,6 @@
 import argparse
 import math
 import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -20,9 +19,6 @@ from mrcnn.sampling import BALANCES
 from mrcnn.schedules import SCHEDULES, Stage, make_schedule, parse_stages
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if platform.machine() in ("x86_64", "AMD64"):
-    # By itself TensorFlow takes oneDNN's kernels on newer CPUs only; on AVX2 they detect faster too.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def build_parser():
