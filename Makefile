@@ -5,10 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: run test lint clean
+.PHONY: run examples test lint clean
 
 run: $(VENV)/installed
 	$(BIN)/python model.py inference --weights weights --input_folder input_folder --output_folder output_folder
+
+# The pictures that the README shows.
+examples: $(VENV)/installed
+	$(BIN)/python model.py inference --weights weights --input_folder input_folder --output_folder output_folder/examples --save overlay
+	cp output_folder/examples/*.png test_examples/
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
