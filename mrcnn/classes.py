@@ -141,12 +141,17 @@ def names_for(num_classes):
     return (BACKGROUND, *(f"class_{i}" for i in range(1, num_classes)))
 
 
+def plain_name(name):
+    """A class name without what doesn't matter in it: case, underscores, outer spaces."""
+    return str(name).strip().lower().replace("_", " ")
+
+
 def same_names(ours, theirs):
     """Whether two lists of class names, background first, mean the same classes by each id.
 
     Case and underscores don't matter, nor how the background is called.
     """
-    plain = [[str(n).strip().lower().replace("_", " ") for n in names] for names in (ours, theirs)]
+    plain = [[plain_name(n) for n in names] for names in (ours, theirs)]
     return plain[0][1:] == plain[1][1:] and len(plain[0]) == len(plain[1])
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mrcnn.classes import plain_name
+
 BALANCES = ("none", "repeat_factor")
 # LVIS took 0.001 for its 1,203 classes; with the 13 of clothing none is that rare.
 REPEAT_THRESHOLD = 0.1
@@ -82,20 +84,16 @@ def _focus_factors(dataset, focus):
     focus = parse_focus(focus) if isinstance(focus, str) else focus or {}
     if not isinstance(focus, Mapping):
         raise ValueError(f"focus is {focus!r}; pass a dict of class name -> factor, or text")
-    ids = {_plain(name): i for i, name in enumerate(dataset.class_names) if i}
+    ids = {plain_name(name): i for i, name in enumerate(dataset.class_names) if i}
     factors = np.ones(dataset.num_classes)
     for name, factor in focus.items():
-        if _plain(name) not in ids:
+        if plain_name(name) not in ids:
             names = ", ".join(dataset.class_names[1:])
             raise ValueError(f"focus names the class {name!r}; the data set has {names}")
         if not 1 <= factor < math.inf:
             raise ValueError(f"focus gives {name} the factor {factor}; pass 1 or more")
-        factors[ids[_plain(name)]] = factor
+        factors[ids[plain_name(name)]] = factor
     return factors
-
-
-def _plain(name):
-    return str(name).strip().lower().replace("_", " ")
 
 
 def epoch_order(image_ids, count, rng, *, shuffle, repeat_factors=None):
