@@ -63,6 +63,9 @@ def build_parser():
         help="side of the network's input, a multiple of 64; if not given, the model's",
     )
     evaluate.add_argument("--tta", action="store_true", help="look at mirror images too")
+    evaluate.add_argument(
+        "--refine", action="store_true", help="fit masks to the picture's edges (needs OpenCV)"
+    )
     _add_sleeve_refine(evaluate)
     evaluate.add_argument(
         "--compare", type=Path, help="metrics.json of another run on the same pictures"
@@ -163,6 +166,11 @@ def _add_train(train):
         "and a divisor of --lr: heads:40,4+:120,all:160/10",
     )
     add("--ema", type=float, default=0.0, help="keep moving averages of the weights: 0.999, say")
+    add(
+        "--rois",
+        type=_positive,
+        help="RoIs of a picture that the heads learn from; the model's if not given",
+    )
     add("--edge_loss", type=float, default=0.0, help="weight of the mask edges' agreement")
     add(
         "--early_stopping",
@@ -528,6 +536,8 @@ def run_train(args):
     }
     if args.size:
         values.update(IMAGE_MIN_DIM=args.size, IMAGE_MAX_DIM=args.size)
+    if args.rois:
+        values["TRAIN_ROIS_PER_IMAGE"] = args.rois
     keras.utils.set_random_seed(args.seed)  # of the layers that no weights file fills
     model = MaskRCNN("training", base.from_dict(values), args.logs)
     _start_from(model, args, train_set.class_names)
@@ -828,10 +838,11 @@ def run_evaluate(args):
     from mrcnn import metrics, report
     from mrcnn.coco_data import outside, read_results, read_truth
 
-    model_options = (args.weights != "weights", args.precision != "auto", args.size, args.tta)
-    if args.results and (any(model_options) or args.sleeve_refine is not None):
+    model_options = [args.weights != "weights", args.precision != "auto", args.size, args.tta]
+    model_options += [args.refine, args.sleeve_refine is not None]
+    if args.results and any(model_options):
         raise UsageError(
-            "--results runs no model; leave out --weights, --precision, --size, --tta, "
+            "--results runs no model; leave out --weights, --precision, --size, --tta, --refine, "
             "--sleeve_refine"
         )
     if args.results and not args.results.is_file():
@@ -902,6 +913,7 @@ def predict(args, dataset):
         precision=args.precision,
         min_score=0.05,
         tta=args.tta,
+        refine=args.refine,
         sleeve_refine=args.sleeve_refine,
     )
     print(f"Weights: {predictor.weights}")

@@ -316,7 +316,7 @@ def test_mistakes_are_named(data, tmp_path, printed):
     assert "no results at" in run(data, "none.json", *report_, status=2)
     output = run(data, "results.json", *report_, "--weights", "coco", status=2)
     assert "--results runs no model" in output
-    for unfit in (["--size", 512], ["--tta"]):
+    for unfit in (["--size", 512], ["--tta"], ["--refine"]):
         output = run(data, "results.json", *report_, *unfit, status=2)
         assert "--results runs no model" in output
     output = run(

@@ -42,6 +42,18 @@ def test_the_seed_covers_the_weights_that_start_random(monkeypatch, data):
     assert sum(not np.array_equal(a, b) for a, b in zip(first, other, strict=True)) > 50
 
 
+def test_the_heads_learn_from_as_many_rois_as_asked(monkeypatch, data):
+    def rois(*options):
+        network = started(monkeypatch, data, "--weights", "none", *options)
+        return network.config.TRAIN_ROIS_PER_IMAGE, network.keras_model.output_shape
+
+    few, few_shapes = rois("--rois", 24)
+    usual, usual_shapes = rois()
+    assert (few, usual) == (24, 100)
+    flat = [shape[1] for shape in few_shapes if shape and len(shape) > 1]
+    assert 24 in flat and 100 not in flat, (few_shapes, usual_shapes)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Weights of the data's classes, and of as many in another order."""
