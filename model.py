@@ -190,7 +190,7 @@ def _add_train(train):
         "--augment",
         default="flip",
         help="none, flip, default (flip, move, scale, turn, colours, occlusion, some close-ups), "
-        "zoom (more close-ups), or a Python file that defines `augmentation` with imgaug",
+        "zoom (more close-ups), strong (larger changes, for little data), or a Python file that defines `augmentation` with imgaug",
     )
     add(
         "--balance",
@@ -510,7 +510,7 @@ def run_train(args):
     train_set, counts = load_folders(folders, "train", args.limit)
     val_set = load_split(folders[:1], "validation", args.limit)
     visits = count_visits(args, train_set, counts)
-    augmentation = _augmentation(args)
+    augmentation = _augmentation(args, visits)
     import_tensorflow()
     import keras
 
@@ -692,8 +692,8 @@ def _resume(model, folder):
         return path
 
 
-def _augmentation(args):
-    """What --augment and --paste ask for."""
+def _augmentation(args, visits):
+    """What --augment and --paste ask for; `visits`: how often a pass shows each picture."""
     from dataclasses import replace
 
     from mrcnn.augmentation import make_augmentation
@@ -703,12 +703,15 @@ def _augmentation(args):
     if not args.paste:
         return augmentation
     if not isinstance(augmentation, Policy):
-        raise UsageError(f"--paste goes with --augment default or zoom, not {args.augment}")
-    other = None
+        raise UsageError(
+            f"--paste goes with --augment flip, default, zoom or strong, not {args.augment}"
+        )
     if args.paste_data:
         folders = [(args.paste_data, args.paste_annotations or args.paste_data)]
-        other = load_split(folders, "train")
-    return replace(augmentation, paste=args.paste, paste_from=other)
+        source = {"paste_from": load_split(folders, "train")}
+    else:
+        source = {"paste_weights": None if (visits == 1).all() else visits}
+    return replace(augmentation, paste=args.paste, **source)
 
 
 def _judged(args, model, dataset):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrcnn.policy import DEFAULT, FLIP, ZOOM, Policy
+from mrcnn.policy import DEFAULT, FLIP, STRONG, ZOOM, Policy
 
 # imgaug counts its random generators and switches prefetching in globals, so that threads in it
 # at once could change each other's choices.
@@ -39,7 +39,7 @@ def default_augmentation(zoom=0.0):
     return iaa.Sequential([iaa.Fliplr(0.5), geometry, iaa.Sometimes(0.6, colour)])
 
 
-NAMED = {"none": None, "flip": FLIP, "default": DEFAULT, "zoom": ZOOM}
+NAMED = {"none": None, "flip": FLIP, "default": DEFAULT, "zoom": ZOOM, "strong": STRONG}
 
 
 def make_augmentation(spec):
@@ -47,8 +47,9 @@ def make_augmentation(spec):
 
     Args:
         spec: "none"; "flip"; "default" (see `mrcnn.policy.Policy`); "zoom": the default with
-            close-ups for two pictures in five; or the path of a Python file that defines
-            `augmentation`, an imgaug augmenter or a `Policy`, or a function that returns one.
+            close-ups for two pictures in five; "strong": larger changes, for little data; or
+            the path of a Python file that defines `augmentation`, an imgaug augmenter or a
+            `Policy`, or a function that returns one.
 
     Returns:
         `Policy`, imgaug augmenter or None.

@@ -69,6 +69,8 @@ class Policy:
         paste: share of pictures that get objects from another one (copy-paste,
             arXiv:2012.07177), from `paste_from` or the training data itself.
         paste_from: a prepared data set whose class names are among the training data's.
+        paste_weights: float [pictures], > 0; pictures to paste from are taken in proportion to
+            them. None takes all as often.
         paste_scale: range of factors on the picture that objects are pasted from. paste_shift:
             how far, either way. They are mirrored and turned as all pictures are.
         min_visible: objects of which less than this share is left behind what is pasted or in
@@ -95,6 +97,7 @@ class Policy:
     hole_side: tuple = (0.05, 0.25)
     paste: float = 0.0
     paste_from: Any = field(default=None, repr=False)
+    paste_weights: Any = field(default=None, repr=False)
     paste_scale: tuple = (0.4, 1.25)
     paste_shift: float = 0.25
     min_visible: float = 0.15
@@ -166,6 +169,21 @@ class Policy:
 FLIP = Policy(move=0, colour=0, blur=0, occlusion=0)
 DEFAULT = Policy(zoom=0.1)
 ZOOM = Policy(zoom=0.4)
+# For small data sets, which a network soon knows by heart.
+STRONG = Policy(
+    zoom=0.2,
+    scale=(0.6, 1.6),
+    angle=12.0,
+    shift=0.15,
+    colour=0.8,
+    brightness=0.35,
+    contrast=0.35,
+    saturation=0.5,
+    hue=15.0,
+    tint=0.1,
+    blur=0.2,
+    occlusion=0.35,
+)
 
 
 def _turned_about_grey(angle):

@@ -191,7 +191,7 @@ def _pasted(image, instances, dataset, config, policy, rng):
     """Objects of another picture, put in front (Ghiasi et al., arXiv:2012.07177)."""
     source = policy.paste_from or dataset
     names = _class_ids_by_name(dataset)
-    other_id = int(rng.choice(source.image_ids))
+    other_id = int(rng.choice(source.image_ids, p=_shares(policy.paste_weights, source)))
     other, outlines = source.load_image(other_id), source.load_outlines(other_id)
     if outlines is None:
         outlines = _masks_as_outlines(source, other_id, other)
@@ -217,6 +217,19 @@ def _pasted(image, instances, dataset, config, policy, rng):
             )
         pasted.append(objects[i]._replace(class_id=names[class_name]))
     return _blend(image, other, pasted), _behind(instances, pasted, policy.min_visible) + pasted
+
+
+def _shares(weights, source):
+    """The weights as shares of 1; None as it is."""
+    if weights is None:
+        return None
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (source.num_images,) or not (np.isfinite(weights) & (weights > 0)).all():
+        raise ValueError(
+            f"paste_weights are of shape {weights.shape} for {source.num_images} pictures, or not "
+            "all > 0; pass one number for each picture that is pasted from"
+        )
+    return weights / weights.sum()
 
 
 def _class_ids_by_name(dataset):

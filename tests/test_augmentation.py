@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from mrcnn.augmentation import augment_with_masks, default_augmentation, make_augmentation
-from mrcnn.policy import DEFAULT, FLIP, ZOOM, Policy
+from mrcnn.policy import DEFAULT, FLIP, STRONG, ZOOM, Policy
 
 
 def test_names():
-    found = [make_augmentation(name) for name in ("none", "flip", "default", "zoom")]
-    assert found == [None, FLIP, DEFAULT, ZOOM]
+    found = [make_augmentation(name) for name in ("none", "flip", "default", "zoom", "strong")]
+    assert found == [None, FLIP, DEFAULT, ZOOM, STRONG]
 
 
 def test_files_define_augmenters_policies_or_functions_that_return_them(tmp_path):
@@ -51,7 +51,9 @@ def test_files_that_define_something_else_are_refused(tmp_path, text, message):
 
 
 def test_other_names_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="augment is 'full'; use none, flip, default, zoom or"):
+    with pytest.raises(
+        ValueError, match="augment is 'full'; use none, flip, default, zoom, strong or"
+    ):
         make_augmentation("full")
     with pytest.raises(ValueError, match=r"gone.py does not exist"):
         make_augmentation(tmp_path / "gone.py")

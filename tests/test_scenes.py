@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from mrcnn.augmentation import default_augmentation
 from mrcnn.config import Config
 from mrcnn.dataset import CocoDataset, Dataset
-from mrcnn.policy import DEFAULT, FLIP, ZOOM, Policy
+from mrcnn.policy import DEFAULT, FLIP, STRONG, ZOOM, Policy
 from mrcnn.samples import load_image_gt
 from mrcnn.scenes import load_scene
 
@@ -167,7 +167,9 @@ def test_flipping_is_exact(painted):
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("policy", [DEFAULT, ZOOM, FLIP, dataclasses.replace(DEFAULT, zoom=1)])
+@pytest.mark.parametrize(
+    "policy", [DEFAULT, ZOOM, STRONG, FLIP, dataclasses.replace(DEFAULT, zoom=1)]
+)
 def test_masks_lie_where_the_picture_shows_the_objects(painted, policy, seed):
     policy = dataclasses.replace(policy, tint=0.02, hue=3, brightness=0.1, contrast=0.1)
     image, _, class_ids, boxes, masks = scene(painted, seed % 2, policy, seed, USE_MINI_MASK=False)
@@ -325,6 +327,18 @@ def test_pasting_from_the_data_itself_and_from_pictures_without_objects(painted)
     found = [scene(painted, 2, policy, seed)[2].tolist() for seed in range(12)]
     assert {len(ids) for ids in found} >= {0, 1}
     assert all(class_id > 0 for ids in found for class_id in ids)  # crowds aren't pasted
+
+
+def test_pictures_of_more_weight_are_pasted_from_more_often(painted, tmp_path):
+    places = [wavy(60, 80, 40, 50)]
+    flat = read(write(tmp_path, [[(1, 0, places)], [(3, 0, places)]]))
+    policy = dataclasses.replace(STILL, paste=1, paste_from=flat, paste_shift=0, angle=0)
+    policy = dataclasses.replace(policy, paste_scale=(1.0, 1.0), paste_weights=[1, 9])
+    found = [scene(painted, 0, policy, seed)[2][-1] for seed in range(60)]
+    assert set(found) == {1, 3} and 0.75 < np.mean(np.equal(found, 3)) < 1
+    for unfit in ([1], [1, 0], [1, np.nan]):
+        with pytest.raises(ValueError, match="paste_weights are of shape"):
+            scene(painted, 0, dataclasses.replace(policy, paste_weights=unfit))
 
 
 def test_pasted_classes_must_be_known(painted, tmp_path):
