@@ -63,10 +63,8 @@ def build_parser():
         help="side of the network's input, a multiple of 64; if not given, the model's",
     )
     evaluate.add_argument("--tta", action="store_true", help="look at mirror images too")
-    evaluate.add_argument(
-        "--refine", action="store_true", help="fit masks to the picture's edges (needs OpenCV)"
-    )
     _add_sleeve_refine(evaluate)
+    _add_refine(evaluate)
     evaluate.add_argument(
         "--compare", type=Path, help="metrics.json of another run on the same pictures"
     )
@@ -288,11 +286,7 @@ def _add_inference(command):
     )
     group.add_argument("--tta", action="store_true", help="look at the mirror image too (slower)")
     _add_sleeve_refine(group)
-    group.add_argument(
-        "--refine",
-        action="store_true",
-        help="fit masks to edges in the picture (slower; needs OpenCV)",
-    )
+    _add_refine(group)
     group.add_argument(
         "--exclusive_masks", action="store_true", help="leave no pixel to two garments"
     )
@@ -327,6 +321,15 @@ def _add_inference(command):
         help="side of the network's input, a multiple of 64; if not given, the model's",
     )
     group.add_argument("--device", help="cpu, gpu:0, ...; if not given, TensorFlow chooses")
+
+
+def _add_refine(command):
+    command.add_argument(
+        "--refine",
+        action=argparse.BooleanOptionalAction,
+        help="fit masks to edges in the picture (slower; needs OpenCV); if not given, as the weights "
+        "file says",
+    )
 
 
 def _add_sleeve_refine(command):
@@ -842,7 +845,7 @@ def run_evaluate(args):
     from mrcnn.coco_data import outside, read_results, read_truth
 
     model_options = [args.weights != "weights", args.precision != "auto", args.size, args.tta]
-    model_options += [args.refine, args.sleeve_refine is not None]
+    model_options += [args.refine is not None, args.sleeve_refine is not None]
     if args.results and any(model_options):
         raise UsageError(
             "--results runs no model; leave out --weights, --precision, --size, --tta, --refine, "

@@ -132,6 +132,9 @@ class Config:
     # Let the sleeve head, which the weights file must have (scripts/train_sleeves.py), overrule
     # the class of a garment among its siblings, such as short and long sleeves.
     SLEEVE_REFINE: bool = False
+    # Fit masks to the edges of the picture (`mrcnn.refine`). It is for the commands and the
+    # `Predictor`; `MaskRCNN.detect` gives masks as the original does.
+    MASK_REFINE: bool = False
 
     # --- Optimizer ------------------------------------------------------------------------
     # The paper's 0.02 explodes with this loss normalisation.

@@ -64,12 +64,13 @@ class Predictor:
         tta: look at the mirror image too and take the mean of both; takes twice as long.
         agnostic_nms: one class for each garment, see `results.without_overlaps`.
         exclusive_masks: no pixel in two garments.
-        refine: fit masks to the picture's edges, see `refine.refine_mask`; needs OpenCV.
+        refine: fit masks to the picture's edges, see `refine.refine_mask`; needs OpenCV. None: as
+            the model's MASK_REFINE says, with a warning if OpenCV isn't there.
         device: "cpu", "gpu:0", ...; None leaves it to TensorFlow.
 
     Raises:
         ValueError: if a class is unknown, a number out of range or the device isn't there.
-        ImportError: if refine lacks OpenCV.
+        ImportError: if refine is True and OpenCV isn't there.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Predictor:
         tta=False,
         agnostic_nms=False,
         exclusive_masks=False,
-        refine=False,
+        refine=None,
         device=None,
     ):
         config = model.config
@@ -96,12 +97,9 @@ class Predictor:
         self._most = _at_least_one("max_detections", most)
         self._classes = None if classes is None else _class_ids(classes, self.class_names)
         self._tta, self._agnostic = bool(tta), bool(agnostic_nms)
-        self._refine, self._exclusive = bool(refine), bool(exclusive_masks)
+        self._exclusive = bool(exclusive_masks)
         self._device = _device(device)
-        if refine:
-            from mrcnn.refine import load_opencv
-
-            load_opencv()
+        self._refine = _refines(refine, config)
 
     @classmethod
     def load(cls, path="weights", size=None, precision="auto", min_score=None,
@@ -355,6 +353,23 @@ def _class_ids(wanted, names):
             f"unknown classes: {', '.join(unknown) or 'none given'}; this model knows {', '.join(names[1:])}"
         )
     return {names.index(n) for n in wanted}
+
+
+def _refines(asked, config):
+    """Whether masks are fitted to the picture; what the model says yields where it can't be done."""
+    from mrcnn.refine import load_opencv
+
+    wanted = getattr(config, "MASK_REFINE", False) if asked is None else asked
+    if not wanted:
+        return False
+    try:
+        load_opencv()
+    except ImportError as error:
+        if asked:
+            raise
+        warnings.warn(f"masks stay coarser than this model asks for: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def _device(device):

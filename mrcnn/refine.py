@@ -5,7 +5,8 @@ import numpy as np
 # Where the network is surer than this, its word stands; in between the picture decides.
 SURE = 0.8
 SMALLEST = 8  # pixels; below, a box holds too little to learn colours from
-LARGEST = 1024  # pixels of a side; larger boxes are cut at this size
+# Pixels of a side; larger boxes are cut at this size. Full size is slower and no better.
+LARGEST = 384
 
 
 def load_opencv():

@@ -73,7 +73,7 @@ def small_weights(tmp_path_factory, golden_images):
 
     keras.utils.set_random_seed(0)
     values = {"IMAGE_MIN_DIM": 128, "IMAGE_MAX_DIM": 128, "COMPUTE_DTYPE": "float32"}
-    values |= {"DETECTION_MAX_INSTANCES": 60, "IMAGES_PER_GPU": 1}
+    values |= {"DETECTION_MAX_INSTANCES": 60, "IMAGES_PER_GPU": 1, "MASK_REFINE": False}
     model = MaskRCNN("inference", CompactConfig.from_dict(values), "logs")
     head = model.keras_model.get_layer("mrcnn_class_logits")
     kernel, bias = np.zeros(head.kernel.shape, np.float32), np.zeros(14, np.float32)

@@ -1,5 +1,7 @@
 """The predictor: settings that work or are refused, and results equal to `MaskRCNN.detect`."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,6 +88,25 @@ def test_settings(predictor, pictures):
     assert most_shared(agnostic) < 0.5 <= most_shared(plain)
     high = Predictor(predictor.model, min_score=float(plain.scores[1]))(pictures[:1])[0]
     assert len(high) == (plain.scores >= plain.scores[1]).sum()
+
+
+def test_masks_are_refined_as_the_model_says_unless_told_otherwise(
+    predictor, pictures, monkeypatch
+):
+    from mrcnn.predictor import Predictor
+
+    def refined(**settings):
+        result = Predictor(predictor.model, min_score=0.0, **settings)(pictures[:1])[0]
+        return result.refined
+
+    assert not refined() and refined(refine=True)
+    monkeypatch.setattr(predictor.model.config, "MASK_REFINE", True)
+    assert refined() and not refined(refine=False)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.warns(UserWarning, match="masks stay coarser .* pip install opencv"):
+        assert not refined()
+    with pytest.raises(ImportError, match="pip install opencv"):
+        refined(refine=True)
 
 
 def test_a_mirrored_picture_gives_mirrored_results_with_tta(predictor, pictures):

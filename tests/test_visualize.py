@@ -66,10 +66,36 @@ def test_colors_are_pinned():
     ]
 
 
-def test_garment_colors_can_be_told_apart():
-    lab = rgb2lab(np.array([drawing.class_colors(range(14))]) / 255)[0]
-    for a, b in itertools.combinations(range(14), 2):
-        assert deltaE_ciede2000(lab[a], lab[b]) > 9, (a, b)
+# What eyes without one kind of cone see of linear RGB (Machado, Oliveira and Fernandes, A
+# Physiologically-based Model for Simulation of Color Vision Deficiency, 2009; severity 1).
+EYES = {
+    "all cones": np.eye(3),
+    "no red": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no blue": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_garment_colors_can_be_told_apart(eyes):
+    colors = np.array([drawing.class_colors(range(1, 14))]) / 255  # the background isn't drawn
+    linear = np.where(colors > 0.04045, ((colors + 0.055) / 1.055) ** 2.4, colors / 12.92)
+    seen = (linear @ np.transpose(EYES[eyes])).clip(0, 1)
+    lab = rgb2lab(np.where(seen > 0.0031308, 1.055 * seen ** (1 / 2.4) - 0.055, 12.92 * seen))[0]
+    for a, b in itertools.combinations(range(13), 2):
+        assert deltaE_ciede2000(lab[a], lab[b]) > 10, (a + 1, b + 1)
 
 
 def test_colors_of_81_classes_differ():
