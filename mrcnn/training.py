@@ -397,9 +397,15 @@ def workers_may_fail(trainer):
         if _workers(trainer) > 1 and isinstance(error, lost):
             raise WorkerLost(
                 "another process of the cluster is gone; start all of them again with --weights "
-                f"last to go on from the last checkpoint ({str(error.message)[:200]})"
+                f"last to go on from the last checkpoint ({_cause(str(error.message))})"
             ) from error
         raise
+
+
+def _cause(message):
+    """The sentence that says why, out of an error that lists the nodes of the graph first."""
+    _, marker, cause = message.partition("Collective ops is aborted by: ")
+    return " ".join((cause if marker else message).split())[:200]
 
 
 def _summary(row):
