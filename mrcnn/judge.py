@@ -58,6 +58,7 @@ class Judge:
             values = {**config.to_dict(), "IMAGES_PER_GPU": 1, "GPU_COUNT": 1}
             values["DETECTION_MIN_CONFIDENCE"] = 0.05
             values["SLEEVE_REFINE"] = False  # a head fits the weights that it was trained on
+            values["MASK_REFINE"] = False  # the network is judged, and the faint finds are many
             self._detector = MaskRCNN("inference", type(config).from_dict(values), "logs")
             self._detector.class_names = self._model.class_names
         theirs = weights.weighted_layers(self._model.keras_model)
