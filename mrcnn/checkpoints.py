@@ -78,6 +78,11 @@ class Checkpoints:
             raise ValueError(f"got keep={keep}; keep 1 checkpoint or more")
         self.folder, self.name, self.keep = Path(folder), name, keep
 
+    @property
+    def is_empty(self):
+        """Whether no checkpoint was written yet."""
+        return not (self.folder / LIST).exists()
+
     def save(self, write_weights, arrays, info, best=False):
         """Writes a checkpoint, then removes what isn't needed any more.
 
@@ -128,7 +133,7 @@ class Checkpoints:
             CheckpointError: if there is a list, but it can't be read, or no checkpoint on it is
                 whole.
         """
-        if not (self.folder / LIST).exists():
+        if self.is_empty:
             return None
         problems: list[str] = []
         for entry in reversed(self._entries()):
@@ -169,7 +174,7 @@ class Checkpoints:
 
     def _entries_to_add_to(self):
         """The list. A broken one is started anew: it must not end a run that did an epoch."""
-        if not (self.folder / LIST).exists():
+        if self.is_empty:
             return []
         try:
             return self._entries()

@@ -332,7 +332,11 @@ def _check_weights(trainer, plan):
 
 
 def _kept(plan):
-    return f"\nthe checkpoints in {plan.checkpoints.folder} stay" if plan.checkpoints else ""
+    if not plan.checkpoints:
+        return ""
+    if plan.checkpoints.is_empty:
+        return f"\nno checkpoint was written to {plan.checkpoints.folder} before that"
+    return f"\nthe checkpoints in {plan.checkpoints.folder} stay"
 
 
 # --- Stopping ---------------------------------------------------------------------------------

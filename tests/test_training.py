@@ -212,6 +212,7 @@ def test_a_loss_that_is_not_finite_names_pictures_and_keeps_checkpoints(tmp_path
     with pytest.raises(FloatingPointError) as caught:
         run(Breaks(), [5.0, 7.0], tmp_path, **options)
     text = str(caught.value)
+    assert f"the checkpoints in {tmp_path} stay" in text
     assert "loss, mrcnn_mask_loss not finite in epoch 2, step 2" in text
     assert "picture_7.jpg" in text and "lower the learning rate" in text and str(tmp_path) in text
     assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
@@ -230,6 +231,7 @@ def test_a_validation_that_is_not_finite_names_its_own_pictures(tmp_path):
     with pytest.raises(FloatingPointError, match="the validation after epoch 1, step 1") as caught:
         run(Breaks(), [5.0, 7.0], tmp_path, **options)
     assert "validation_1.jpg" in str(caught.value) and "a training" not in str(caught.value)
+    assert f"no checkpoint was written to {tmp_path}" in str(caught.value)
 
 
 def test_pictures_are_named_by_the_data_set_they_are_of(tmp_path):
