@@ -35,5 +35,19 @@ newest() {
     --batch_size 8 --lr 0.01 --lr_schedule cosine --warmup 30 --ema 0.99 --augment default \
     --paste 0.3 --balance repeat_factor --repeat 2 1 --steps_per_epoch 40 --epochs 10 ${OPTIONS:-}
 
-last=$(ls "$(newest default_both)"/mask_rcnn_default_both_[0-9][0-9][0-9][0-9].h5 | tail -n 1)
-"$python" scripts/to_float16.py "$last" "$target" --set DETECTION_MIN_CONFIDENCE=0.7
+last() {
+    ls "$(newest "$1")"/mask_rcnn_"$1"_[0-9][0-9][0-9][0-9].h5 | tail -n 1
+}
+
+# 3: on from there with larger changes of the pictures, and more pasting.
+# shellcheck disable=SC2086
+"$python" model.py train --data "$street" "$flat" --annotations "$coco/street" "$coco/flat" \
+    --model compact --name default_strong --weights "$(last default_both)" --layers 4+ \
+    --batch_size 8 --lr 0.01 --lr_schedule cosine --warmup 30 --ema 0.99 --augment strong \
+    --paste 0.5 --balance repeat_factor --repeat 2 1 --rois 48 --steps_per_epoch 40 --epochs 14 \
+    ${OPTIONS:-}
+
+# 4: the mean of both, halved.
+mean=$(newest default_strong)/mean.h5
+"$python" scripts/average_weights.py "$(last default_both)" "$(last default_strong)" "$mean"
+"$python" scripts/to_float16.py "$mean" "$target" --set DETECTION_MIN_CONFIDENCE=0.7
