@@ -188,7 +188,8 @@ def _add_train(train):
         "--augment",
         default="flip",
         help="none, flip, default (flip, move, scale, turn, colours, occlusion, some close-ups), "
-        "zoom (more close-ups), strong (larger changes, for little data), or a Python file that defines `augmentation` with imgaug",
+        "zoom (more close-ups), strong (larger changes, for little data), or a Python file that "
+        "defines `augmentation` with imgaug",
     )
     add(
         "--balance",
