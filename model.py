@@ -171,6 +171,12 @@ def _add_train(train):
     )
     add("--edge_loss", type=float, default=0.0, help="weight of the mask edges' agreement")
     add(
+        "--label_smoothing",
+        type=float,
+        default=0.0,
+        help="share of the class labels that is spread over all classes, as some are wrong",
+    )
+    add(
         "--early_stopping",
         type=_whole,
         default=0,
@@ -536,6 +542,7 @@ def run_train(args):
         "STEPS_PER_EPOCH": args.steps_per_epoch or min(1000, math.ceil(visits.sum() / whole)),
         "VALIDATION_STEPS": args.validation_steps or min(50, -(-val_set.num_images // whole)),
         "EDGE_LOSS_WEIGHT": args.edge_loss,
+        "LABEL_SMOOTHING": args.label_smoothing,
         "EMA_DECAY": args.ema,
     }
     if args.size:

@@ -146,6 +146,9 @@ class Config:
     # Weight of a sixth loss, the agreement of mask edges (arXiv:1809.07069); 0 leaves it out.
     # Only training changes; try 1.
     EDGE_LOSS_WEIGHT: float = 0.0
+    # Share of the class head's labels that is spread over all classes, for labels that are often
+    # wrong; it raises the class loss, of validation too. Try 0.1.
+    LABEL_SMOOTHING: float = 0.0
     # Keep moving averages of the weights, validate and save those: 0.999 or so; 0 for none.
     EMA_DECAY: float = 0.0
     # None: batch norm trains normally; False: its statistics are frozen (right for small
@@ -189,6 +192,8 @@ class Config:
             yield f"EMA_DECAY is {self.EMA_DECAY}; set it to 0 (none) or below 1, such as 0.999"
         if not 0 <= self.EDGE_LOSS_WEIGHT < math.inf:
             yield f"EDGE_LOSS_WEIGHT is {self.EDGE_LOSS_WEIGHT}; set it to 0 (none) or more"
+        if not 0 <= self.LABEL_SMOOTHING < 1:
+            yield f"LABEL_SMOOTHING is {self.LABEL_SMOOTHING}; set it to 0 (none) or below 1"
         if not callable(self.BACKBONE) and self.BACKBONE not in BACKBONES:
             yield f"BACKBONE is {self.BACKBONE!r}; use one of {BACKBONES} or a callable"
         if callable(self.BACKBONE) and not callable(self.COMPUTE_BACKBONE_SHAPE):

@@ -221,7 +221,9 @@ def refine_detections_graph(rois, probs, deltas, window, config):
     return DetectionLayer(config).refine(rois, probs, deltas, window)
 
 
-def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids):
+def mrcnn_class_loss_graph(
+    target_class_ids, pred_class_logits, active_class_ids, label_smoothing=0.0
+):
     """Cross-entropy of the class head.
 
     RoIs whose predicted class isn't among the picture's active classes (those of its data
@@ -232,15 +234,21 @@ def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids
         target_class_ids: [B, N] int.
         pred_class_logits: [B, N, C] float32.
         active_class_ids: [B, C], 1 where active.
+        label_smoothing: share of each RoI's label that is spread evenly over the active classes,
+            background among them (Szegedy et al., arXiv:1512.00567, section 7).
 
     Returns:
         scalar float32.
     """
+    of_picture = tf.cast(active_class_ids[0], tf.float32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
         labels=tf.cast(target_class_ids, tf.int64), logits=pred_class_logits
     )
-    predicted = tf.argmax(pred_class_logits, axis=2)
-    active = tf.gather(tf.cast(active_class_ids[0], tf.float32), predicted)
+    if label_smoothing:
+        evenly = tf.math.divide_no_nan(of_picture, tf.reduce_sum(of_picture))
+        even = -tf.linalg.matvec(tf.nn.log_softmax(pred_class_logits), evenly)
+        losses += label_smoothing * (even - losses)
+    active = tf.gather(of_picture, tf.argmax(pred_class_logits, axis=2))
     return tf.math.divide_no_nan(tf.reduce_sum(losses * active), tf.reduce_sum(active))
 
 

@@ -133,20 +133,21 @@ class LossLayer(KL.Layer):
 
     Args:
         loss: a key of `LOSSES`; also the layer's name.
+        options: dict of further arguments of the loss function.
     """
 
-    def __init__(self, loss, **kwargs):
+    def __init__(self, loss, options=None, **kwargs):
         super().__init__(**{"name": loss, "dtype": "float32", **kwargs})
-        self.loss = loss
+        self.loss, self.options = loss, dict(options or {})
 
     def call(self, inputs):
-        return LOSSES[self.loss](*inputs)
+        return LOSSES[self.loss](*inputs, **self.options)
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor((), dtype="float32")
 
     def get_config(self):
-        return {**super().get_config(), "loss": self.loss}
+        return {**super().get_config(), "loss": self.loss, "options": self.options}
 
 
 def _pyramid_and_rpn(image, config, dtype):
@@ -279,7 +280,8 @@ def build_training_model(config):
         "mrcnn_bbox_loss": [target_bbox, target_ids, deltas],
         "mrcnn_mask_loss": [target_mask[:, :few], target_ids[:, :few], masks],
     }
-    losses = [LossLayer(name)(values) for name, values in loss_inputs.items()]
+    options = {"mrcnn_class_loss": {"label_smoothing": config.LABEL_SMOOTHING}}
+    losses = [LossLayer(name, options.get(name))(v) for name, v in loss_inputs.items()]
     all_masks = PadRois(config.TRAIN_ROIS_PER_IMAGE, name="mrcnn_mask_padded")(masks)
     output_rois = KL.Identity(name="output_rois")(rois)
     outputs = [rpn_logits, rpn_class, rpn_bbox, logits, probs, deltas, all_masks]

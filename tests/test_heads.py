@@ -303,6 +303,19 @@ def test_class_loss_counts_active_predictions_only():
     assert mrcnn_class_loss_graph(ids, logits, np.zeros((2, 3))) == 0
 
 
+def test_smoothed_labels_are_spread_over_the_active_classes():
+    logits = np.log([[[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]]]).astype(np.float32)
+    ids, active = np.array([[1, 1]]), np.array([[1, 1, 0]])
+    # A label of 1 becomes 0.1 of background and 0.9 of 1; nothing of 2, which isn't active.
+    losses = [-0.1 * np.log(0.5) - 0.9 * np.log(0.3), -0.1 * np.log(0.1) - 0.9 * np.log(0.8)]
+    loss = mrcnn_class_loss_graph(ids, logits, active, label_smoothing=0.2)
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+    layer = LossLayer("mrcnn_class_loss", {"label_smoothing": 0.2})
+    np.testing.assert_allclose(layer([ids, logits, active]), loss, rtol=1e-6)
+    nothing = mrcnn_class_loss_graph(ids, logits, np.zeros((1, 3)), label_smoothing=0.2)
+    assert nothing == 0
+
+
 def test_bbox_loss_takes_the_deltas_of_the_own_class():
     target = np.array([[[1.0] * 4, [2.0] * 4, [7.0] * 4]], np.float32)
     pred = np.full((1, 3, 3, 4), 50, np.float32)
@@ -357,7 +370,7 @@ def test_losses_without_objects_have_no_nans():
         NormBoxes(name="norm"),
         AnchorGrid([8, 16], [0.5, 1], [4, 8], 2, name="anchors"),
         ActiveClasses(),
-        LossLayer("mrcnn_bbox_loss"),
+        LossLayer("mrcnn_class_loss", {"label_smoothing": 0.1}),
     ],
     ids=lambda layer: type(layer).__name__,
 )

@@ -377,6 +377,7 @@ class Steady(ShapesConfig):
     STEPS_PER_EPOCH = 2
     EMA_DECAY = 0.9
     EDGE_LOSS_WEIGHT = 0.5
+    LABEL_SMOOTHING = 0.1
 
 
 def start(folder, seed=3):
@@ -464,6 +465,7 @@ def test_interrupted_in_an_epoch_equals_never_interrupted(straight, tmp_path):
 def test_averages_are_what_is_saved(straight):
     """The file holds the moving averages; the model keeps the weights themselves."""
     model, _ = straight
+    assert model.keras_model.get_layer("mrcnn_class_loss").options == {"label_smoothing": 0.1}
     content = files(model)[1]
     kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel.numpy()
     import h5py
