@@ -212,6 +212,12 @@ def _add_train(train):
     )
     add("--paste", type=_share, default=0.0, help="share of pictures that get garments of others")
     add(
+        "--recolour",
+        type=_share,
+        default=0.0,
+        help="share of garments that get other colours, within their outlines",
+    )
+    add(
         "--paste_data",
         type=Path,
         help="folder in DeepFashion2's layout, converted, whose train split they are taken from",
@@ -704,19 +710,23 @@ def _resume(model, folder):
 
 
 def _augmentation(args, visits):
-    """What --augment and --paste ask for; `visits`: how often a pass shows each picture."""
+    """What --augment, --paste and --recolour ask for; `visits`: how often a pass shows each picture."""
     from dataclasses import replace
 
     from mrcnn.augmentation import make_augmentation
     from mrcnn.policy import Policy
 
     augmentation = make_augmentation(args.augment)
-    if not args.paste:
+    if not args.paste and not args.recolour:
         return augmentation
     if not isinstance(augmentation, Policy):
         raise UsageError(
-            f"--paste goes with --augment flip, default, zoom or strong, not {args.augment}"
+            f"--{'paste' if args.paste else 'recolour'} goes with --augment flip, default, zoom or "
+            f"strong, not {args.augment}"
         )
+    augmentation = replace(augmentation, recolour=args.recolour)
+    if not args.paste:
+        return augmentation
     if args.paste_data:
         folders = [(args.paste_data, args.paste_annotations or args.paste_data)]
         source = {"paste_from": load_split(folders, "train")}

@@ -7,7 +7,7 @@ saturation, hue and tint all are matrices.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +73,8 @@ class Policy:
             them. None takes all as often.
         paste_scale: range of factors on the picture that objects are pasted from. paste_shift:
             how far, either way. They are mirrored and turned as all pictures are.
+        recolour: share of objects that get other colours, in their masks only: the whole circle of
+            hues, and twice the changes of light of `colour`. A garment's name isn't in its colour.
         min_visible: objects of which less than this share is left behind what is pasted or in
             front are dropped.
     """
@@ -100,10 +102,12 @@ class Policy:
     paste_weights: Any = field(default=None, repr=False)
     paste_scale: tuple = (0.4, 1.25)
     paste_shift: float = 0.25
+    recolour: float = 0.0
     min_visible: float = 0.15
 
     def __post_init__(self):
-        for name in ("flip", "move", "zoom", "colour", "blur", "occlusion", "paste", "min_visible"):
+        shares = ("flip", "move", "zoom", "colour", "blur", "occlusion", "paste", "recolour")
+        for name in (*shares, "min_visible"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Policy: {name} is {getattr(self, name)}; pass a share, 0 to 1")
         for name in ("scale", "zoom_scale", "hole_side", "paste_scale"):
@@ -127,7 +131,7 @@ class Policy:
             matrix = self._moved(rng, shape, self.zoom_scale, self.zoom_shift)
         elif rng.random() < self.move:
             matrix = self._moved(rng, shape, self.scale, (self.shift, self.shift))
-        colours = self._colours(rng) if rng.random() < self.colour else None
+        colours = self.draw_colours(rng) if rng.random() < self.colour else None
         blur = float(rng.uniform(0.3, self.blur_sigma)) if rng.random() < self.blur else 0.0
         holes = []
         if rng.random() < self.occlusion:
@@ -146,7 +150,8 @@ class Policy:
         offset = rng.uniform(-1, 1, 2) * shifts * (width, height)
         return np.column_stack([turn, middle - turn @ middle + offset])
 
-    def _colours(self, rng):
+    def draw_colours(self, rng):
+        """float64 [3, 4]: a `Variation`'s colours."""
         gain = rng.uniform(1 - self.brightness, 1 + self.brightness)
         contrast = rng.uniform(1 - self.contrast, 1 + self.contrast)
         saturation = rng.uniform(1 - self.saturation, 1 + self.saturation)
@@ -156,6 +161,11 @@ class Policy:
         mixed = _turned_about_grey(hue) @ (grey + saturation * (np.eye(3) - grey))
         mixed = gain * contrast * tint[:, None] * mixed
         return np.column_stack([mixed, np.full(3, MIDDLE_GREY * (1 - contrast))])
+
+    def draw_dye(self, rng):
+        """float64 [3, 4]: the colours of an object that is recoloured."""
+        wide = {k: min(0.9, 2 * getattr(self, k)) for k in ("brightness", "contrast", "saturation")}
+        return replace(self, hue=180.0, **wide).draw_colours(rng)
 
     def _hole(self, rng, shape):
         height, width = shape[:2]

@@ -24,8 +24,8 @@ from mrcnn.shapes import (
     unpack,
 )
 
-# The outline of pasted objects is blended over about this many pixels.
-_PASTE_BLEND = 1.0
+# Outlines of objects that are pasted or recoloured are blended over about this many pixels.
+_BLEND = 1.0
 
 
 def load_scene(dataset, config, image_id, augmentation=None, *, rng):
@@ -69,6 +69,8 @@ def load_scene(dataset, config, image_id, augmentation=None, *, rng):
         instances = unpack(packed, [item.class_id for item in instances])
     if policy and variation.paste:
         image, instances = _pasted(image, instances, dataset, config, policy, rng)
+    if policy and policy.recolour:
+        image = _recoloured(image, instances, policy, rng)
     for hole in variation.holes:
         image, instances = _occluded(image, instances, hole, min_visible)
     active = np.zeros(dataset.num_classes, np.int32)
@@ -244,12 +246,28 @@ def _behind(instances, pasted, min_visible):
 
 def _blend(image, other, pasted):
     """uint8 [H, W, 3]: `other` where the objects are, with soft outlines."""
-    import cv2
-
     cover = np.zeros(image.shape[:2], np.uint8)
     for _, (y1, x1, y2, x2), pixels in pasted:
-        cover[y1:y2, x1:x2] |= pixels * np.uint8(255)
-    cover = cv2.GaussianBlur(cover, (0, 0), _PASTE_BLEND)
-    return cv2.blendLinear(
-        other, image, cover.astype(np.float32) / 255, 1 - cover.astype(np.float32) / 255
-    )
+        cover[y1:y2, x1:x2] |= pixels
+    return _laid_over(image, other, cover)
+
+
+def _laid_over(image, other, pixels):
+    """uint8 [h, w, 3]: `other` where `pixels`, uint8 [h, w] of 0 and 1, are; soft outlines."""
+    import cv2
+
+    cover = cv2.GaussianBlur(pixels * np.uint8(255), (0, 0), _BLEND).astype(np.float32) / 255
+    return cv2.blendLinear(other, image, cover, 1 - cover)
+
+
+def _recoloured(image, instances, policy, rng):
+    """Some of the objects in other colours."""
+    import cv2
+
+    for item in instances:
+        if rng.random() < policy.recolour:
+            y1, x1, y2, x2 = item.box
+            part = image[y1:y2, x1:x2]
+            dyed = cv2.transform(part, policy.draw_dye(rng))
+            image[y1:y2, x1:x2] = _laid_over(part, dyed, item.pixels)
+    return image

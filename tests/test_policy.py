@@ -72,6 +72,12 @@ def test_hue_and_saturation_leave_grey_and_brightness():
         assert turned.sum() == pytest.approx(260)
 
 
+def test_dyes_take_any_hue():
+    rng = np.random.default_rng(0)
+    strongest = [(DEFAULT.draw_dye(rng) @ [200, 50, 10, 1]).argmax() for _ in range(60)]
+    assert min(np.bincount(strongest, minlength=3)) > 10
+
+
 def test_holes_lie_in_the_picture():
     for v in draws(dataclasses.replace(OFF, occlusion=1)):
         assert 1 <= len(v.holes) <= 3

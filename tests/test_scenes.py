@@ -6,6 +6,7 @@ The pictures are painted with their masks, so that any of them tells where its o
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from mrcnn.scenes import load_scene
 WIDTH, HEIGHT = 120, 160
 COLOURS = {1: (250, 30, 30), 2: (30, 250, 30), 3: (30, 30, 250)}
 GROUND = (90, 90, 90)
+CORE = np.ones((9, 9), np.uint8)
 STILL = Policy(flip=0, move=0, colour=0, blur=0, occlusion=0)
 
 
@@ -285,6 +287,27 @@ def test_masks_that_do_not_fit_are_refused():
     dataset.prepare()
     with pytest.raises(ValueError, match=r"shape \(10, 20, 1\) for the picture a.png"):
         scene(dataset, 0, DEFAULT)
+
+
+def test_objects_are_recoloured_within_their_outlines(painted):
+    plain, _, class_ids, _, masks = scene(painted, 0, STILL, USE_MINI_MASK=False)
+    changed = []
+    for seed in range(8):
+        policy = dataclasses.replace(STILL, recolour=0.5)
+        image, _, same_ids, _, same_masks = scene(painted, 0, policy, seed, USE_MINI_MASK=False)
+        np.testing.assert_array_equal(same_masks, masks)
+        np.testing.assert_array_equal(same_ids, class_ids)
+        inside = masks.any(axis=2)
+        near = cv2.dilate(inside.astype(np.uint8), CORE).astype(bool)
+        np.testing.assert_array_equal(image[~near], plain[~near])
+        for i in range(2):
+            (colour,) = np.unique(
+                image[cv2.erode(masks[..., i].astype(np.uint8), CORE) > 0], axis=0
+            )
+            changed.append(np.abs(colour - plain[masks[..., i]][0].astype(int)).max() > 30)
+    assert 3 <= sum(changed) <= 13  # half of sixteen
+    empty, *_ = scene(painted, 2, dataclasses.replace(STILL, recolour=1))
+    np.testing.assert_array_equal(empty, scene(painted, 2, STILL)[0])
 
 
 # --- Copy-paste -------------------------------------------------------------------------------
