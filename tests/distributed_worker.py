@@ -20,7 +20,7 @@ def main():
     import keras
     import numpy as np
     import tensorflow as tf
-    from test_model import ShapesConfig, shapes
+    from test_model import SmallConfig, shapes
 
     from mrcnn.model import MaskRCNN
     from mrcnn.training import WorkerLost
@@ -32,7 +32,7 @@ def main():
             cpu, [tf.config.LogicalDeviceConfiguration()] * devices
         )
 
-    class Config(ShapesConfig):
+    class Config(SmallConfig):
         GPU_COUNT = devices
         IMAGES_PER_GPU = pictures
         STEPS_PER_EPOCH = 3

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_model import ShapesConfig, shapes
+from test_model import SmallConfig, shapes
 
 pytestmark = pytest.mark.tf
 WORKER = Path(__file__).resolve().parent / "distributed_worker.py"
 STARTED: list[subprocess.Popen] = []
 
 
-class Four(ShapesConfig):
+class Four(SmallConfig):
     IMAGES_PER_GPU = 4
     STEPS_PER_EPOCH = 3
 

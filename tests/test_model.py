@@ -35,6 +35,30 @@ class ShapesConfig(Config):
     VALIDATION_STEPS = 1
 
 
+def five_convolutions(image, stage5, train_bn):
+    """C1..C5 of a backbone with a convolution for each."""
+    from keras import layers as KL
+
+    from mrcnn.layers import BatchNorm, Conv2D
+
+    maps, x = [], KL.Rescaling(1 / 127.5)(image)
+    for i, channels in enumerate((8, 16, 32, 64, 96), start=1):
+        x = Conv2D(channels, 3, strides=2, padding="same", name=f"own{i}_conv")(x)
+        x = BatchNorm(train_bn=train_bn, name=f"own{i}_bn")(x)
+        x = KL.Activation("relu", name=f"own{i}_relu")(x)
+        maps.append(x)
+    return maps
+
+
+class SmallConfig(ShapesConfig):
+    """Traced in a fraction of the time: for tests of what is alike for all backbones."""
+
+    BACKBONE = staticmethod(five_convolutions)
+    COMPUTE_BACKBONE_SHAPE = staticmethod(
+        lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])
+    )
+
+
 class ShapesDataset(utils.Dataset):
     """Squares and discs, drawn when they are asked for, as in the original's shapes sample."""
 
@@ -337,25 +361,12 @@ def test_what_cannot_work_is_refused(trained, datasets, tmp_path):
 
 def test_own_backbone(tmp_path):
     """A callable BACKBONE, as the original allows."""
-    from keras import layers as KL
-
     from mrcnn.model import MaskRCNN
 
-    def backbone(image, stage5, train_bn):
-        maps, x = [], image
-        for i, channels in enumerate((8, 16, 32, 64, 96)):
-            x = KL.Conv2D(channels, 3, strides=2, padding="same", name=f"own{i}")(x)
-            maps.append(KL.Activation("relu")(x))
-        return maps
-
-    class Own(ShapesConfig):
+    class One(SmallConfig):
         IMAGES_PER_GPU = 1
-        BACKBONE = staticmethod(backbone)
-        COMPUTE_BACKBONE_SHAPE = staticmethod(
-            lambda shape: np.array([[shape[0] // s, shape[1] // s] for s in (4, 8, 16, 32, 64)])
-        )
 
-    model = MaskRCNN("inference", Own(), str(tmp_path))
+    model = MaskRCNN("inference", One(), str(tmp_path))
     with pytest.warns(UserWarning, match="random weights"):
         assert len(model.detect([np.zeros((64, 90, 3), np.uint8)])) == 1
 

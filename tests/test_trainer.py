@@ -76,13 +76,13 @@ def test_edge_loss_has_a_gradient():
 
 def test_pictures_without_objects_have_no_box_and_mask_loss(tmp_path):
     """They train as negatives: their box and mask losses are exactly zero."""
-    from test_model import ShapesConfig, shapes
+    from test_model import SmallConfig, shapes
 
     from mrcnn.data import BatchLoader
     from mrcnn.model import MaskRCNN
     from mrcnn.trainer import Trainer, make_optimizer
 
-    class Config(ShapesConfig):
+    class Config(SmallConfig):
         EDGE_LOSS_WEIGHT = 1.0
 
     empty = shapes(2)

@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from test_model import ShapesConfig, shapes
+from test_model import ShapesConfig, SmallConfig, shapes
 
 from mrcnn import utils
 
@@ -373,7 +373,7 @@ def test_float16_scales_the_loss():
 # --- A real network -----------------------------------------------------------------------------
 
 
-class Steady(ShapesConfig):
+class Steady(SmallConfig):
     STEPS_PER_EPOCH = 2
     EMA_DECAY = 0.9
     EDGE_LOSS_WEIGHT = 0.5
