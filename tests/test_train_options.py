@@ -1,5 +1,6 @@
 """How `model.py train` reads its data folders, without TensorFlow."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 import model
 from mrcnn.classes import DEEPFASHION2
+from mrcnn.policy import FLIP, STRONG
 from mrcnn.schedules import parse_stages
 
 
@@ -84,6 +86,17 @@ def test_each_folders_pictures_come_as_often_as_asked(tmp_path):
 def test_options_that_would_do_nothing_are_refused(options, words, capsys):
     assert model.main(["train", *options]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_pasting_and_recolouring_belong_to_the_policies():
+    visits = np.ones(3)
+    policy = model._augmentation(parsed("--augment", "strong", "--recolour", "0.5"), visits)
+    assert policy == dataclasses.replace(STRONG, recolour=0.5)
+    policy = model._augmentation(parsed("--recolour", "0.5", "--paste", "0.3"), visits)
+    assert policy == dataclasses.replace(FLIP, recolour=0.5, paste=0.3)
+    for option in ("--recolour", "--paste"):
+        with pytest.raises(model.UsageError, match=f"{option} goes with .*, not none"):
+            model._augmentation(parsed("--augment", "none", option, "0.5"), visits)
 
 
 @pytest.mark.parametrize("option", ["--early_stopping", "--warmup", "--seed"])
