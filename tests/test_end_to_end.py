@@ -116,7 +116,7 @@ def test_id_and_name_stay_together_to_the_end(checkpoint, tmp_path, golden_image
     from mrcnn import drawing, inference, writers
 
     arguments = ["inference", "--weights", str(checkpoint), "--precision", "float32"]
-    arguments += ["--no-refine"]  # quicker, and no matter of names
+    arguments += ["--no-refine", "--max_detections", "4"]  # quicker, and no matter of names
     predictor = commands.load_predictor(commands.build_parser().parse_args(arguments))
     head = predictor.model.keras_model.get_layer("mrcnn_class_logits")
     head.kernel.assign(np.zeros(head.kernel.shape))
@@ -160,7 +160,7 @@ def test_inference_command(checkpoint, tmp_path, golden_images):
     for name in ("grace_hopper", "coffee"):
         Image.fromarray(golden_images[name]).save(pictures / f"{name}.jpg")
     options = ["--weights", checkpoint.parent, "--input_folder", pictures, "--min_score", 0.0]
-    options += ["--output_folder", tmp_path / "out"]
+    options += ["--output_folder", tmp_path / "out", "--max_detections", 5]
     printed = run("model.py", "inference", *options)
     assert "mobilenet_v2, 13 classes" in printed and str(tmp_path / "out") in printed
     with Image.open(tmp_path / "out" / "coffee.jpg.png") as drawn:
