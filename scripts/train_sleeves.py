@@ -40,7 +40,11 @@ def build_parser():
     )
     add("--annotations", type=Path, nargs="+", help="of their COCO files; --data if not given")
     add("--limit", type=int, help="of each folder the first pictures only")
-    add("--augment", default="default", help="none, flip, default or zoom, as of model.py train")
+    add(
+        "--augment",
+        default="default",
+        help="none, flip, default, zoom or strong, as of model.py train",
+    )
     add("--passes", type=int, default=2, help="how often each picture is varied and looked at")
     add("--decay", type=float, default=0.1, help="weight of the L2 term")
     add("--margin", type=float, help="0 to 1; if not given, chosen by cross-validation")
