@@ -717,22 +717,20 @@ def _augmentation(args, visits):
     from mrcnn.policy import Policy
 
     augmentation = make_augmentation(args.augment)
-    if not args.paste and not args.recolour:
+    changes = {name: getattr(args, name) for name in ("paste", "recolour") if getattr(args, name)}
+    if not changes:
         return augmentation
     if not isinstance(augmentation, Policy):
         raise UsageError(
-            f"--{'paste' if args.paste else 'recolour'} goes with --augment flip, default, zoom or "
-            f"strong, not {args.augment}"
+            f"--{next(iter(changes))} goes with --augment flip, default, zoom or strong, not "
+            f"{args.augment}"
         )
-    augmentation = replace(augmentation, recolour=args.recolour)
-    if not args.paste:
-        return augmentation
     if args.paste_data:
         folders = [(args.paste_data, args.paste_annotations or args.paste_data)]
-        source = {"paste_from": load_split(folders, "train")}
-    else:
-        source = {"paste_weights": None if (visits == 1).all() else visits}
-    return replace(augmentation, paste=args.paste, **source)
+        changes["paste_from"] = load_split(folders, "train")
+    elif args.paste and not (visits == 1).all():
+        changes["paste_weights"] = visits
+    return replace(augmentation, **changes)
 
 
 def _judged(args, model, dataset):
