@@ -15,8 +15,7 @@ examples: $(VENV)/installed
 	$(BIN)/python model.py inference --weights weights --input_folder input_folder --output_folder output_folder/examples --save overlay
 	cp output_folder/examples/*.png test_examples/
 
-# Two processes, each with whole files of tests: most of a test's time is TensorFlow's tracing, which
-# one core does.
+# Two processes, each with whole files of tests: TensorFlow traces on one core.
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

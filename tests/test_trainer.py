@@ -74,13 +74,21 @@ def test_edge_loss_has_a_gradient():
     assert not gradient[..., 0].any()
 
 
-def test_pictures_without_objects_have_no_box_and_mask_loss(tmp_path):
-    """They train as negatives: their box and mask losses are exactly zero."""
-    from test_model import SmallConfig, shapes
-
+def trainer_and_batch(dataset, config, folder):
+    """A trainer of a new model, and the data set's first two pictures."""
     from mrcnn.data import BatchLoader
     from mrcnn.model import MaskRCNN
     from mrcnn.trainer import Trainer, make_optimizer
+
+    model = MaskRCNN("training", config, str(folder))
+    trainer = Trainer(model.keras_model, config, make_optimizer(config, 0.01), seed=1)
+    loader = BatchLoader(dataset, config, batch_size=2, shuffle=False, workers=0)
+    return trainer, next(loader.epoch(0, 1))
+
+
+def test_pictures_without_objects_have_no_box_and_mask_loss(tmp_path):
+    """They train as negatives: their box and mask losses are exactly zero."""
+    from test_model import SmallConfig, shapes
 
     class Config(SmallConfig):
         EDGE_LOSS_WEIGHT = 1.0
@@ -89,11 +97,8 @@ def test_pictures_without_objects_have_no_box_and_mask_loss(tmp_path):
     for info in empty.image_info:
         info["shapes"] = []
     empty.load_mask = lambda image_id: (np.zeros((128, 128, 0), bool), np.zeros(0, np.int32))
-    config = Config()
-    model = MaskRCNN("training", config, str(tmp_path))
-    trainer = Trainer(model.keras_model, config, make_optimizer(config, 0.01), seed=1)
-    loader = BatchLoader(empty, config, batch_size=2, shuffle=False, workers=0)
-    losses = {k: float(v) for k, v in trainer.train(next(loader.epoch(0, 1))).items()}
+    trainer, batch = trainer_and_batch(empty, Config(), tmp_path)
+    losses = {k: float(v) for k, v in trainer.train(batch).items()}
     zero = {"rpn_bbox_loss", "mrcnn_bbox_loss", "mrcnn_mask_loss", "mrcnn_edge_loss"}
     assert {k for k, v in losses.items() if v == 0.0} >= zero
     assert losses["rpn_class_loss"] > 0 and np.isfinite(list(losses.values())).all()
@@ -104,15 +109,7 @@ def test_gradients_of_the_compact_backbone_repeat_to_the_bit(tmp_path):
     import tensorflow as tf
     from test_model import ShapesConfig, shapes
 
-    from mrcnn.data import BatchLoader
-    from mrcnn.model import MaskRCNN
-    from mrcnn.trainer import Trainer, make_optimizer
-
-    config = ShapesConfig()
-    model = MaskRCNN("training", config, str(tmp_path))
-    trainer = Trainer(model.keras_model, config, make_optimizer(config, 0.01), seed=1)
-    loader = BatchLoader(shapes(2), config, batch_size=2, shuffle=False, workers=0)
-    batch = next(loader.epoch(0, 1))
+    trainer, batch = trainer_and_batch(shapes(2), ShapesConfig(), tmp_path)
     step = tf.function(lambda: trainer.gradients(batch)[1])
     first = [g.numpy() for g in step()]
     assert sum(g.any() for g in first) > 100
