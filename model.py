@@ -177,6 +177,12 @@ def _add_train(train):
         help="share of the class labels that is spread over all classes, as some are wrong",
     )
     add(
+        "--dropout",
+        type=float,
+        default=0.0,
+        help="share of the class and box head's numbers that each step leaves out: 0.5, say",
+    )
+    add(
         "--early_stopping",
         type=_whole,
         default=0,
@@ -549,6 +555,7 @@ def run_train(args):
         "VALIDATION_STEPS": args.validation_steps or min(50, -(-val_set.num_images // whole)),
         "EDGE_LOSS_WEIGHT": args.edge_loss,
         "LABEL_SMOOTHING": args.label_smoothing,
+        "HEAD_DROPOUT": args.dropout,
         "EMA_DECAY": args.ema,
     }
     if args.size:

@@ -149,6 +149,9 @@ class Config:
     # Share of the class head's labels that is spread over all classes, for labels that are often
     # wrong; it raises the class loss, of validation too. Try 0.1.
     LABEL_SMOOTHING: float = 0.0
+    # Share of the class and box head's numbers that each training step leaves out, against
+    # learning few pictures by heart; detection uses them all. Try 0.5.
+    HEAD_DROPOUT: float = 0.0
     # Keep moving averages of the weights, validate and save those: 0.999 or so; 0 for none.
     EMA_DECAY: float = 0.0
     # None: batch norm trains normally; False: its statistics are frozen (right for small
@@ -194,6 +197,8 @@ class Config:
             yield f"EDGE_LOSS_WEIGHT is {self.EDGE_LOSS_WEIGHT}; set it to 0 (none) or more"
         if not 0 <= self.LABEL_SMOOTHING < 1:
             yield f"LABEL_SMOOTHING is {self.LABEL_SMOOTHING}; set it to 0 (none) or below 1"
+        if not 0 <= self.HEAD_DROPOUT < 1:
+            yield f"HEAD_DROPOUT is {self.HEAD_DROPOUT}; set it to 0 (none) or below 1, such as 0.5"
         if not callable(self.BACKBONE) and self.BACKBONE not in BACKBONES:
             yield f"BACKBONE is {self.BACKBONE!r}; use one of {BACKBONES} or a callable"
         if callable(self.BACKBONE) and not callable(self.COMPUTE_BACKBONE_SHAPE):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers as KL
 
-from mrcnn.layers import BatchNorm, Conv2D, Conv2DTranspose, policy_for
+from mrcnn.layers import BatchNorm, Conv2D, Conv2DTranspose, Dropout, policy_for
 from mrcnn.roi import PyramidROIAlign
 from mrcnn.rpn import masked_mean
 from mrcnn.tensor_ops import (
@@ -41,6 +41,7 @@ def fpn_classifier_graph(
     train_bn=True,
     fc_layers_size=1024,
     dtype="float32",
+    dropout=0.0,
 ):
     """Class and box head.
 
@@ -53,6 +54,8 @@ def fpn_classifier_graph(
         train_bn: as of `layers.BatchNorm`.
         fc_layers_size: width of the two dense layers.
         dtype: compute dtype; the outputs are float32.
+        dropout: share of the numbers after each dense layer that training leaves out, as in
+            Fast R-CNN's VGG16 (arXiv:1504.08083); 0 adds no layer.
 
     Returns:
         logits [B, N, C], probabilities [B, N, C], deltas [B, N, C, (dy, dx, log(dh), log(dw))].
@@ -61,8 +64,10 @@ def fpn_classifier_graph(
     align = PyramidROIAlign([pool_size, pool_size], name="roi_align_classifier", dtype=policy)
     x = align([rois, image_meta, *feature_maps])
     # Two dense layers, written as convolutions so that old files' weights fit.
-    x = _conv_bn_relu(x, fc_layers_size, pool_size, "mrcnn_class", 1, train_bn, policy)
-    x = _conv_bn_relu(x, fc_layers_size, 1, "mrcnn_class", 2, train_bn, policy)
+    for index, side in ((1, pool_size), (2, 1)):
+        x = _conv_bn_relu(x, fc_layers_size, side, "mrcnn_class", index, train_bn, policy)
+        if dropout:
+            x = Dropout(dropout, index, name=f"mrcnn_class_dropout{index}", dtype=policy)(x)
     count = rois.shape[1] if rois.shape[1] is not None else -1
     shared = KL.Reshape((count, fc_layers_size), name="pool_squeeze", dtype="float32")(x)
     logits = KL.Dense(num_classes, name="mrcnn_class_logits", dtype="float32")(shared)

@@ -7,6 +7,7 @@ own names and weights: the convolution reads its batch norm's numbers, and the b
 hands its input on.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,70 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def get_config(self):
         return {**super().get_config(), "train_bn": self.train_bn}
+
+
+class KeyedRandom:
+    """A layer's random numbers, which may be tied to the pictures of a batch."""
+
+    seed: int | None = None
+    _keys: Any = None
+
+    @contextmanager
+    def keyed(self, seed, keys):
+        """Within it, each picture's numbers follow from the seed and its key alone.
+
+        Then they depend neither on earlier calls nor on the other pictures of the batch.
+
+        Args:
+            seed: int.
+            keys: [B] int32 tensor.
+        """
+        self._keys = (int(seed), keys)
+        try:
+            yield
+        finally:
+            self._keys = None
+
+    def uniform(self, shape, low=0.0):
+        """Numbers in low..1: float32 of a shape [B, ...]."""
+        if self._keys is None:
+            return tf.random.uniform(shape, low, 1.0, seed=self.seed)
+        seed, keys = self._keys
+        rows = [
+            tf.random.stateless_uniform(shape[1:], tf.stack([seed, key]), low, 1.0)
+            for key in tf.unstack(keys)
+        ]
+        return tf.stack(rows)
+
+
+class Dropout(KeyedRandom, keras.layers.Layer):
+    """Zeroes a share of the numbers while training and scales the others up by as much.
+
+    Unlike Keras' it keeps no state, so that a run that goes on drops what it would have.
+
+    Args:
+        rate: the share, 0 up to 1.
+        stream: int, another one for each such layer, as their numbers come from one seed.
+    """
+
+    def __init__(self, rate, stream=0, **kwargs):
+        super().__init__(**kwargs)
+        self.rate, self.stream = float(rate), int(stream)
+
+    def keyed(self, seed, keys):
+        return super().keyed(int(seed) + self.stream, keys)
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        kept = self.uniform(tf.shape(inputs)) >= self.rate
+        return tf.where(kept, inputs / (1.0 - self.rate), tf.zeros_like(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "stream": self.stream}
 
 
 class _Foldable(keras.layers.Layer):

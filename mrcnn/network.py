@@ -170,7 +170,7 @@ def _pyramid_and_rpn(image, config, dtype):
     return maps[:4], outputs
 
 
-def _class_head(rois, maps, meta, config, dtype):
+def _class_head(rois, maps, meta, config, dtype, dropout=0.0):
     return fpn_classifier_graph(
         rois,
         maps,
@@ -180,6 +180,7 @@ def _class_head(rois, maps, meta, config, dtype):
         config.TRAIN_BN,
         config.FPN_CLASSIF_FC_LAYERS_SIZE,
         dtype,
+        dropout,
     )
 
 
@@ -270,7 +271,7 @@ def build_training_model(config):
         [proposals, gt_ids, NormBoxes(name="norm_gt_boxes")([gt_boxes, image]), gt_masks]
     )
     few = max_positive_rois(config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO)
-    logits, probs, deltas = _class_head(rois, maps, meta, config, dtype)
+    logits, probs, deltas = _class_head(rois, maps, meta, config, dtype, config.HEAD_DROPOUT)
     masks = _mask_head(rois[:, :few], maps, meta, config, dtype)
     active = ActiveClasses(name="active_class_ids")(meta)
     loss_inputs = {

@@ -4,13 +4,12 @@ B is the batch size, N a number of RoIs, G of ground truth instances. Boxes are
 (y1, x1, y2, x2) in normalised coordinates.
 """
 
-from contextlib import contextmanager
-
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers as KL
 
+from mrcnn.layers import KeyedRandom
 from mrcnn.tensor_ops import (
     box_refinement_graph,
     non_zero_rows,
@@ -165,7 +164,7 @@ def _weighted_gather(table, rows, weights):
     return _gather_sum(table, tf.stack(rows), tf.stack(weights))
 
 
-class DetectionTargetLayer(KL.Layer):
+class DetectionTargetLayer(KeyedRandom, KL.Layer):
     """Samples the RoIs that train the heads, and what the heads should say of them.
 
     RoIs are positive from IoU 0.5 with an object on, negative below, crowds excepted; at
@@ -211,34 +210,6 @@ class DetectionTargetLayer(KL.Layer):
         self.use_mini_mask, self.stop_gradient = bool(use_mini_mask), bool(stop_gradient)
         self.shuffle, self.seed = bool(shuffle), seed
         self.max_positive = max_positive_rois(self.train_rois, self.positive_ratio)
-        self._keys = None
-
-    @contextmanager
-    def keyed(self, seed, keys):
-        """Within it, each picture's choice follows from the seed and its key alone.
-
-        Then it depends neither on earlier calls nor on the other pictures of the batch.
-
-        Args:
-            seed: int.
-            keys: [B] int32 tensor.
-        """
-        self._keys = (int(seed), keys)
-        try:
-            yield
-        finally:
-            self._keys = None
-
-    def _random(self, shape):
-        """[B, P] in 0.001..1."""
-        if self._keys is None:
-            return tf.random.uniform(shape, 0.001, 1.0, seed=self.seed)
-        seed, keys = self._keys
-        rows = [
-            tf.random.stateless_uniform(shape[1:], tf.stack([seed, key]), 0.001, 1.0)
-            for key in tf.unstack(keys)
-        ]
-        return tf.stack(rows)
 
     def call(self, inputs):
         proposals, class_ids, gt_boxes, gt_masks = inputs
@@ -272,7 +243,7 @@ class DetectionTargetLayer(KL.Layer):
         """Indices [B, T] of the chosen proposals, and how many are positive and real [B]."""
         shape = tf.shape(positive)
         if self.shuffle:
-            key = self._random(shape)
+            key = self.uniform(shape, 0.001)
         else:
             places = tf.cast(shape[1], tf.float32)
             key = 1.0 - tf.broadcast_to(tf.range(places), tf.cast(shape, tf.int32)) / places

@@ -7,7 +7,7 @@ the update is that of the whole batch.
 """
 
 import re
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import keras
 import tensorflow as tf
@@ -15,7 +15,7 @@ import tensorflow as tf
 from mrcnn.config import LOSS_NAMES
 from mrcnn.distribution import Cluster
 from mrcnn.heads import mrcnn_edge_loss_graph
-from mrcnn.layers import resolve_dtype
+from mrcnn.layers import KeyedRandom, resolve_dtype
 
 EDGE_LOSS = "mrcnn_edge_loss"
 # What each loss is a mean over: its place in `_counts`.
@@ -116,12 +116,12 @@ class Trainer:
 
     Args:
         model: the training `Network`, made in the scope of the cluster's strategy.
-        config: `Config`; reads LOSS_WEIGHTS, WEIGHT_DECAY, TRAIN_BN, EDGE_LOSS_WEIGHT and
-            EMA_DECAY.
+        config: `Config`; reads LOSS_WEIGHTS, WEIGHT_DECAY, TRAIN_BN, HEAD_DROPOUT,
+            EDGE_LOSS_WEIGHT and EMA_DECAY.
         optimizer: keras optimizer of `make_optimizer`.
         cluster: `Cluster`; None is one device.
         accumulate: parts that a batch is worked through in, one after another, to save memory.
-        seed: of the choice of RoIs, which then depends on it, the step and the picture's place
+        seed: of the choice of RoIs and of dropout, which then depend on it, the step and the picture's place
             in the batch only; None draws from TensorFlow's global state.
 
     Attributes:
@@ -139,12 +139,13 @@ class Trainer:
         self.loss_weights, self.weight_decay = dict(config.LOSS_WEIGHTS), config.WEIGHT_DECAY
         self.edge_weight, self.ema_decay = config.EDGE_LOSS_WEIGHT, config.EMA_DECAY
         self.loss_weights[EDGE_LOSS] = self.edge_weight
-        # With TRAIN_BN = False nothing in the model depends on the mode.
-        self.training = config.TRAIN_BN is not False
+        # With TRAIN_BN = False and no dropout nothing in the model depends on the mode.
+        self.training = config.TRAIN_BN is not False or config.HEAD_DROPOUT > 0
         with self.cluster.strategy.scope():
             optimizer.build(self.variables)
             self.averages = [_average_of(v) for v in self.variables] if self.ema_decay else []
         self._targets = model.get_layer("proposal_targets")
+        self._random = [layer for layer in model.layers if isinstance(layer, KeyedRandom)]
         self._network = self._with_targets()
         self.step = self.traces = 0
         self._count = tf.function(self._count_replicas)
@@ -290,7 +291,7 @@ class Trainer:
         """[(arrays, keys)]: the batch in parts for one after another, each cut for the devices.
 
         Keys number the pictures of all steps and processes: however a batch is cut, a
-        picture's RoIs are the same.
+        picture's RoIs, and what dropout leaves out of them, are the same.
         """
         size, local = len(batch[0]), self.cluster.local_replicas
         if size % (local * self.accumulate):
@@ -370,8 +371,9 @@ class Trainer:
 
     def _forward(self, arrays, keys, training):
         """(dict of loss -> its mean over these pictures, [4] what each is a mean over)."""
-        keyed = nullcontext() if self.seed is None else self._targets.keyed(self.seed, keys)
-        with keyed:
+        with ExitStack() as stack:
+            for layer in self._random if self.seed is not None else ():
+                stack.enter_context(layer.keyed(self.seed, keys))
             outputs = self._network(arrays, training=training)
         losses = dict(zip(LOSS_NAMES, outputs[: len(LOSS_NAMES)], strict=True))
         ids, logits, masks, found = outputs[len(LOSS_NAMES) :]

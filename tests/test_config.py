@@ -97,6 +97,7 @@ def test_ready_made_configurations_are_valid(name):
         ({"EMA_DECAY": float("nan")}, "EMA_DECAY is nan"),
         ({"EDGE_LOSS_WEIGHT": -1}, "EDGE_LOSS_WEIGHT is -1"),
         ({"LABEL_SMOOTHING": 1}, "LABEL_SMOOTHING is 1"),
+        ({"HEAD_DROPOUT": 1}, "HEAD_DROPOUT is 1"),
         ({"ROI_POSITIVE_RATIO": 0.0}, "ROI_POSITIVE_RATIO is 0.0"),
         ({"LOSS_WEIGHTS": {"class": 1.0}}, "LOSS_WEIGHTS has .'class'."),
     ],

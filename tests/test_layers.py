@@ -11,6 +11,7 @@ from mrcnn.layers import (
     Conv2D,
     Conv2DTranspose,
     DepthwiseConv2D,
+    Dropout,
     Upsample2x,
     fold_batch_norms,
     policy_for,
@@ -338,3 +339,29 @@ def test_config_round_trip(layer):
     assert again.get_config() == layer.get_config()
     assert (again.name, again.compute_dtype) == (layer.name, layer.compute_dtype)
     assert getattr(again, "train_bn", 0) == getattr(layer, "train_bn", 0)
+
+
+def test_dropout_leaves_out_a_share_while_training():
+    ones = tf.ones((4, 100, 1, 1, 50))
+    layer = Dropout(0.75)
+    np.testing.assert_array_equal(layer(ones), ones)
+    found = layer(ones, training=True).numpy()
+    assert set(np.unique(found)) == {0.0, 4.0}  # what stays makes up for what goes
+    assert found.mean() == pytest.approx(1.0, abs=0.05)
+    np.testing.assert_array_equal(Dropout(0.0)(ones, training=True), ones)
+    again = Dropout.from_config(Dropout(0.3, 2, name="d").get_config())
+    assert (again.rate, again.stream, again.name) == (0.3, 2, "d")
+
+
+def test_keyed_dropout_follows_from_the_picture_alone():
+    def drop(keys, seed=5, stream=1):
+        layer = Dropout(0.5, stream)
+        with layer.keyed(seed, tf.constant(keys)):
+            return layer(tf.ones((len(keys), 20, 30)), training=True).numpy()
+
+    both = drop([7, 8])
+    np.testing.assert_array_equal(drop([8])[0], both[1])
+    np.testing.assert_array_equal(drop([8, 7]), both[::-1])
+    assert not np.array_equal(both[0], both[1])
+    assert not np.array_equal(drop([7, 8], seed=6), both)
+    assert not np.array_equal(drop([7, 8], stream=2), both)

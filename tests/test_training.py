@@ -378,6 +378,7 @@ class Steady(SmallConfig):
     EMA_DECAY = 0.9
     EDGE_LOSS_WEIGHT = 0.5
     LABEL_SMOOTHING = 0.1
+    HEAD_DROPOUT = 0.2
 
 
 def start(folder, seed=3):
@@ -466,6 +467,7 @@ def test_averages_are_what_is_saved(straight):
     """The file holds the moving averages; the model keeps the weights themselves."""
     model, _ = straight
     assert model.keras_model.get_layer("mrcnn_class_loss").options == {"label_smoothing": 0.1}
+    assert model.keras_model.get_layer("mrcnn_class_dropout2").rate == 0.2
     content = files(model)[1]
     kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel.numpy()
     import h5py
