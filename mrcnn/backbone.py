@@ -171,6 +171,8 @@ def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):
         kind = swaps.get(type(layer), type(layer))
         if kind is BatchNorm:
             config["train_bn"] = train_bn
+        if kind is DepthwiseConv2D:
+            config["padding"] = "same"
         return kind.from_config(config)
 
     source = keras.applications.MobileNetV2(
@@ -179,6 +181,11 @@ def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):
     first, *others = source.layers
     made = {id(first.output): KL.Rescaling(1 / 127.5, dtype=policy)(input_image)}
     for layer in others:
+        if isinstance(layer, KL.ZeroPadding2D):
+            # A row below and a column on the right, which is what "same" adds to maps of even
+            # sides at stride 2: without a copy of the largest maps of all.
+            made[id(layer.output)] = made[id(layer.input)]
+            continue
         inputs = [made[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
         made[id(layer.output)] = swap(layer)(inputs if len(inputs) > 1 else inputs[0])
     return [made[id(source.get_layer(name).output)] for name in MOBILENET_TAPS]
