@@ -418,14 +418,31 @@ def share_heap():
         mallopt(arena_max, 1)
 
 
+def hold_weights(fixed):
+    """Tells oneDNN whether weights stay as they are in this process, before TensorFlow is imported.
+
+    If they do, it brings them into its own order once, not for each picture, and doesn't fall
+    back to kernels that are several times slower for batches of one. It would take weights that
+    train for fixed as well, and go on with the first ones.
+
+    Args:
+        fixed: bool. A value of TF_ONEDNN_ASSUME_FROZEN_WEIGHTS in the environment stands if
+            it is True.
+    """
+    if fixed:
+        os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    else:
+        os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"] = "0"
+
+
 def import_tensorflow():
     """Imports TensorFlow and Keras quietly and lean.
 
     Quietly: their C++ part writes notes before it reads its log level, which would bury what
     the commands print; they are shown if the import fails. Lean: Keras imports OpenCV (which
-    needs libGL) and matplotlib for drawing helpers that nothing here uses.
+    needs libGL), matplotlib and SciPy for helpers that nothing here uses.
     """
-    unwanted = [name for name in ("cv2", "matplotlib") if name not in sys.modules]
+    unwanted = [name for name in ("cv2", "matplotlib", "scipy") if name not in sys.modules]
     for name in unwanted:
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it then fails
     sys.stderr.flush()
@@ -1019,14 +1036,21 @@ def run_inspect(args):
     return 0
 
 
-def main(argv=None):
+def main(argv=None, own_process=False):
     """Runs one command.
+
+    Args:
+        argv: list of str; None takes the command line's.
+        own_process: whether nothing else will use TensorFlow in this process, see
+            `hold_weights`.
 
     Returns:
         0; 2 for what the user can put right; 3 if pictures failed, a loss wasn't finite or a
         process was lost; 130 if a signal ended it early.
     """
     args = build_parser().parse_args(argv)
+    if own_process:
+        hold_weights(args.command != "train")
     try:
         return args.run(args)
     except (UsageError, OSError, ValueError, ImportError) as error:
@@ -1041,4 +1065,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(own_process=True))

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from model import import_tensorflow, share_heap
+from model import hold_weights, import_tensorflow, share_heap
 from mrcnn.inference import run_pictures
 from mrcnn.listing import list_pictures
 from mrcnn.reading import read_image
@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--memory", type=int, help="pictures of a long run")
     args = parser.parse_args()
     share_heap()
+    hold_weights(True)
     import_tensorflow()
     predictor = make_predictor(args)
     paths = [p.path for p in list_pictures(args.input).pictures][: args.limit]

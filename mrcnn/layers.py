@@ -78,6 +78,18 @@ class BatchNorm(keras.layers.BatchNormalization):
             shift += tf.convert_to_tensor(self.beta.value)
         return scale, shift
 
+    def only_shift(self, shift):
+        """Changes the weights so that the frozen map adds `shift`, [channels] float32."""
+        self.moving_mean.assign(tf.zeros_like(shift))
+        if self.scale:
+            self.gamma.assign(tf.sqrt(self.moving_variance.value + self.epsilon))
+        else:
+            self.moving_variance.assign(tf.ones_like(shift) - self.epsilon)
+        if self.center:
+            self.beta.assign(shift)
+        else:
+            self.moving_mean.assign(-shift)
+
     def call(self, inputs, training=None, mask=None):
         if self.is_folded:
             return inputs
@@ -159,7 +171,7 @@ class _Foldable(keras.layers.Layer):
     """
 
     _affine: Any = None  # the batch norm's scale_and_shift, once folded
-    _frozen: Any = None  # the tensors of _kernel_and_bias, once frozen
+    _frozen: Any = None  # the tensors of _weights, once frozen
 
     def add_weight(self, *args, **kwargs):
         return super().add_weight(*args, **{**kwargs, "autocast": False})
@@ -175,14 +187,14 @@ class _Foldable(keras.layers.Layer):
         self._affine = batch_norm.scale_and_shift
         batch_norm.is_folded = True
 
-    def _kernel_and_bias(self, kernel, scale_shape):
+    def _weights(self):
         if self._frozen is not None:
             return self._frozen
-        kernel = tf.convert_to_tensor(kernel.value)
+        kernel = tf.convert_to_tensor(self.kernel.value)
         bias = None if self.bias is None else tf.convert_to_tensor(self.bias.value)
         if self._affine is not None:
             scale, shift = self._affine()
-            kernel *= tf.reshape(scale, scale_shape)
+            kernel *= tf.reshape(scale, self._scale_shape())
             bias = shift if bias is None else bias * scale + shift
         dtype = self.compute_dtype
         return tf.cast(kernel, dtype), None if bias is None else tf.cast(bias, dtype)
@@ -190,10 +202,25 @@ class _Foldable(keras.layers.Layer):
     def freeze(self):
         """Scales and casts the weights once, instead of at each call.
 
-        Changes of the weights, and of a folded batch norm's, go unnoticed from then on.
+        The kernel itself is scaled, as a copy would take as much memory again, and a folded
+        batch norm is left with the shift. Later changes of the weights go unnoticed.
         """
+        if self._affine is not None:
+            scale, shift = self._affine()
+            self.kernel.assign(self.kernel.value * tf.reshape(scale, self._scale_shape()))
+            if self.bias is not None:
+                shift += self.bias.value * scale
+                self.bias.assign(tf.zeros_like(shift))
+            self._affine.__self__.only_shift(shift)
+            frozen = self.kernel.value, shift
+        else:
+            frozen = self.kernel.value, None if self.bias is None else self.bias.value
+        cast = [
+            None if v is None else tf.cast(tf.convert_to_tensor(v), self.compute_dtype)
+            for v in frozen
+        ]
         # Out of Keras' sight, which would track the tensors as state.
-        object.__setattr__(self, "_frozen", self._weights())
+        object.__setattr__(self, "_frozen", tuple(cast))
 
     def _finish(self, x, bias):
         x = x if bias is None else tf.nn.bias_add(x, bias)
@@ -236,8 +263,8 @@ class Conv2D(_Foldable, keras.layers.Conv2D):
     def get_config(self):
         return {k: v for k, v in super().get_config().items() if k != "autocast"}
 
-    def _weights(self):
-        return self._kernel_and_bias(self.kernel, [1, 1, 1, -1])
+    def _scale_shape(self):
+        return [1, 1, 1, -1]
 
 
 class DepthwiseConv2D(_Foldable, keras.layers.DepthwiseConv2D):
@@ -256,8 +283,8 @@ class DepthwiseConv2D(_Foldable, keras.layers.DepthwiseConv2D):
     def get_config(self):
         return {k: v for k, v in super().get_config().items() if k != "autocast"}
 
-    def _weights(self):
-        return self._kernel_and_bias(self.kernel, [1, 1, -1, self.depth_multiplier])
+    def _scale_shape(self):
+        return [1, 1, -1, self.depth_multiplier]
 
 
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
@@ -321,6 +348,8 @@ def fold_batch_norms(model):
 
 def freeze(model):
     """Fixes the weights of all convolutions for faster detection; see `Conv2D.freeze`.
+
+    The weights change to others of the same network, so saving them does no harm.
 
     Args:
         model: keras.Model, nested models included; not one that is trained or loaded again.

@@ -140,6 +140,7 @@ class MaskRCNN:
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
         self.progress = None
         self.sleeve_head = None
+        self.digest = None  # of the file's weights, where a `Predictor` has scaled them in place
         if mode == "inference":
             describe = sleeves.describe if self._refines_sleeves else None
             self._detections = detection.DetectionGraph(self.keras_model, describe)

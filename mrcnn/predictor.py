@@ -31,7 +31,7 @@ from mrcnn.results import Result, without_overlaps
 VERSION = 1
 # Two views of a garment overlap at least so much.
 SAME_GARMENT = 0.5
-# Up to this input size pictures are detected four at a time, which is then faster.
+# Up to this input size pictures may be detected four at a time, which is then faster.
 SMALL_INPUT = 640
 
 
@@ -57,7 +57,8 @@ class Predictor:
     Args:
         model: `MaskRCNN` in inference mode, with weights. Its own BATCH_SIZE is not used.
         batch_size: int; rests are filled up, so take 1 to detect single pictures. None: 4 for
-            inputs up to 640 pixels, else 1.
+            inputs up to 640 pixels, else 1; and 1 on CPUs if the environment has
+            TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, with which one at a time is as fast.
         min_score: None: the model's DETECTION_MIN_CONFIDENCE. A lower one needs `load`.
         max_detections: the best of a picture, after all other settings; None: the model's.
         classes: names of classes to keep, None for all.
@@ -89,8 +90,8 @@ class Predictor:
         config = model.config
         self.weights: Path | None = None
         self.model, self.class_names = model, model.class_names
-        size = 4 if max(config.IMAGE_SHAPE[:2]) <= SMALL_INPUT else 1
-        self.batch_size = _at_least_one("batch_size", size if batch_size is None else batch_size)
+        size = _usual_batch(config) if batch_size is None else batch_size
+        self.batch_size = _at_least_one("batch_size", size)
         self._min_score = config.DETECTION_MIN_CONFIDENCE if min_score is None else min_score
         _check_score(self._min_score)
         most = config.DETECTION_MAX_INSTANCES if max_detections is None else max_detections
@@ -140,6 +141,7 @@ class Predictor:
                 "inference", type(config).from_dict({**config.to_dict(), **changes}), "logs"
             )
             load_whole(model, path)
+            model.digest = _digest(model.keras_model)  # of what freezing changes
             layers.freeze(model.keras_model)
         predictor = cls(
             model, min_score=min_score, max_detections=max_detections, device=device, **settings
@@ -151,8 +153,7 @@ class Predictor:
     def fingerprint(self):
         """A text that is the same for the same weights and settings, whatever their files."""
         digest = hashlib.blake2b(digest_size=16)
-        for variable in self.model.keras_model.variables:
-            digest.update(np.asarray(variable).tobytes())
+        digest.update(self.model.digest or _digest(self.model.keras_model))
         if (head := self.model.sleeve_head) is not None:
             digest.update(head.kernel.tobytes() + head.bias.tobytes() + head.siblings.tobytes())
             digest.update(str(head.margin).encode())
@@ -254,6 +255,22 @@ class Predictor:
         if self._agnostic:
             result = without_overlaps(result)
         return replace(result.select(slice(self._most)), exclusive=self._exclusive)
+
+
+def _digest(model):
+    """16 bytes that are the same for the same weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for variable in model.variables:
+        digest.update(np.asarray(variable).tobytes())
+    return digest.digest()
+
+
+def _usual_batch(config):
+    """Pictures at once where nobody asks for a number."""
+    is_held = os.environ.get("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS") in ("1", "true")
+    if is_held and not tf.config.list_physical_devices("GPU"):
+        return 1
+    return 4 if max(config.IMAGE_SHAPE[:2]) <= SMALL_INPUT else 1
 
 
 def load_whole(model, path):

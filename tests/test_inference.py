@@ -587,3 +587,51 @@ def test_threads_share_one_heap():
     assert heaps(shared=False) > 1
     assert heaps(shared=True) == 1
     assert heaps(shared=True, MALLOC_ARENA_MAX="3") > 1  # what the user says stands
+
+
+def test_weights_are_held_where_nothing_trains(monkeypatch):
+    """oneDNN would take weights that train for the first ones: a command that trains says no."""
+    import model
+
+    name = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
+    monkeypatch.setenv(name, "0")
+    model.hold_weights(True)
+    assert os.environ[name] == "0"  # what the user says stands
+    monkeypatch.delenv(name)
+    model.hold_weights(True)
+    assert os.environ[name] == "1"
+    model.hold_weights(False)
+    assert os.environ[name] == "0"
+
+
+HELD = """
+import os, runpy, sys
+sys.path[:0] = [{root!r}]
+sys.argv = ["model.py", *{arguments!r}]
+try:
+    runpy.run_path({path!r}, run_name="__main__")
+except SystemExit:
+    pass
+print(os.environ.get("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"), [("inference", "1"), ("evaluate", "1"), ("train", "0")]
+)
+def test_commands_hold_weights_in_their_own_process(command, expected, tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", raising=False)
+    missing = {"inference": "--input_folder"}.get(command, "--data")
+    arguments = [command, missing, str(tmp_path / "missing")]
+    code = HELD.format(root=str(ROOT), path=str(ROOT / "model.py"), arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == [expected], done.stderr
+
+
+def test_in_process_commands_leave_the_environment_alone(tmp_path, monkeypatch, capsys):
+    import model
+
+    monkeypatch.delenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", raising=False)
+    assert model.main(["inference", "--input_folder", str(tmp_path / "missing")]) == 2
+    assert "missing" in capsys.readouterr().err
+    assert "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS" not in os.environ

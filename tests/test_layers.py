@@ -14,6 +14,7 @@ from mrcnn.layers import (
     Dropout,
     Upsample2x,
     fold_batch_norms,
+    freeze,
     policy_for,
     resolve_dtype,
 )
@@ -44,8 +45,9 @@ def conv_bn_model(kind, train_bn=False, dtype="float32", **options):
         "depthwise without bias": lambda: DepthwiseConv2D(
             3, strides=2, use_bias=False, dtype=policy, **options
         ),
+        "product": lambda: Conv2D(5, PICTURE.shape[1:3], dtype=policy, **options),
     }[kind]()
-    image = keras.Input((None, None, 3), dtype=dtype)
+    image = keras.Input(PICTURE.shape[1:] if kind == "product" else (None, None, 3), dtype=dtype)
     x = BatchNorm(train_bn=train_bn, name="bn", dtype=policy)(conv(image))
     model = keras.Model(image, KL.Activation("relu", dtype=policy)(x))
     randomise(model)
@@ -63,7 +65,7 @@ def value_and_gradients(model, x):
     return out.numpy(), {v.name: g.numpy() for v, g in zip(variables, gradients, strict=True)}
 
 
-KINDS = ["conv", "conv without bias", "depthwise", "depthwise without bias"]
+KINDS = ["conv", "conv without bias", "depthwise", "depthwise without bias", "product"]
 
 
 # --- Folding ----------------------------------------------------------------------------------
@@ -365,3 +367,33 @@ def test_keyed_dropout_follows_from_the_picture_alone():
     assert not np.array_equal(both[0], both[1])
     assert not np.array_equal(drop([7, 8], seed=6), both)
     assert not np.array_equal(drop([7, 8], stream=2), both)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_frozen_weights_are_of_the_same_network(kind, dtype):
+    """They are scaled in place: a copy of the kernels would be half of the model again."""
+    model, again = (conv_bn_model(kind, dtype=dtype) for _ in range(2))
+    assert fold_batch_norms(model) == 1
+    picture = tf.cast(PICTURE, dtype)
+    expected = model(picture).numpy().astype(np.float32)
+    layer = next(one for one in model.layers if isinstance(one, (Conv2D, DepthwiseConv2D)))
+    before = layer.kernel.numpy()
+    assert freeze(model) == 1
+    tolerance = {"rtol": 1e-5, "atol": 1e-5 if dtype == "float32" else 0.02}
+    np.testing.assert_allclose(model(picture).numpy().astype(np.float32), expected, **tolerance)
+    assert np.abs(layer.kernel.numpy() - before).max() > 0.01
+    np.testing.assert_array_equal(layer._frozen[0], tf.cast(layer.kernel.value, dtype))
+    again.set_weights(model.get_weights())
+    np.testing.assert_allclose(again(picture).numpy().astype(np.float32), expected, **tolerance)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}])
+def test_batch_norm_that_only_shifts(options):
+    layer = BatchNorm(train_bn=False, **options)
+    layer.build((None, 3))
+    randomise(layer)
+    shift = tf.constant([1.0, -2.0, 0.5])
+    layer.only_shift(shift)
+    x = np.random.default_rng(2).standard_normal((4, 3)).astype(np.float32)
+    np.testing.assert_allclose(layer(x), x + shift, atol=1e-5)

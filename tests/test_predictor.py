@@ -181,6 +181,19 @@ def test_size_device_and_fingerprint(weights_file, predictor, pictures):
     assert Predictor(predictor.model, min_score=0.0, tta=True).fingerprint != again.fingerprint
 
 
+def test_one_picture_at_a_time_where_weights_are_held(predictor, monkeypatch):
+    import tensorflow as tf
+
+    from mrcnn.predictor import Predictor
+
+    monkeypatch.delenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", raising=False)
+    assert Predictor(predictor.model).batch_size == 4
+    monkeypatch.setenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    assert Predictor(predictor.model).batch_size == (4 if on_gpu else 1)
+    assert Predictor(predictor.model, batch_size=3).batch_size == 3
+
+
 def test_freezing_equals_not_freezing(weights_file, pictures):
     """Weights scaled and cast once give what scaling them at each call gives."""
     from mrcnn import layers, sources, weights
