@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mrcnn.memory import share_heap
 from mrcnn.sampling import BALANCES
 from mrcnn.schedules import SCHEDULES, Stage, make_schedule, parse_stages
 
@@ -400,22 +401,6 @@ def _whole(text):
 
 class UsageError(Exception):
     """Something that the user can put right; the message says how."""
-
-
-def share_heap():
-    """Lets all threads take memory from one heap; call it before any thread is started.
-
-    By itself the GNU C library gives threads heaps of their own, and each keeps what was freed in
-    it. Does what MALLOC_ARENA_MAX=1 does, see mallopt(3); a value in the environment stands.
-    """
-    if not sys.platform.startswith("linux") or "MALLOC_ARENA_MAX" in os.environ:
-        return
-    import ctypes
-
-    arena_max = -8  # M_ARENA_MAX of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
-        mallopt(arena_max, 1)
 
 
 def hold_weights(fixed):

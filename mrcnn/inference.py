@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mrcnn.classes import check_names
 from mrcnn.gallery import write_gallery
 from mrcnn.listing import Picture, list_pictures, pattern_folder
+from mrcnn.memory import give_back
 from mrcnn.reading import MAX_PIXELS, ImageError, count_pixels, quiet_pillow, read_image
 from mrcnn.records import Records, source_state
 from mrcnn.results import to_coco_results as to_coco_results  # from here too
@@ -26,6 +27,9 @@ from mrcnn.writers import FORMATS, Outputs, write_picture
 # Pixels of all pictures between their reading and the writing of their results. A larger
 # picture is processed alone.
 PIXELS_AT_ONCE = 60_000_000
+# Pictures after which freed memory is returned to the system: seldom, as it takes some 10 ms to
+# get it anew.
+GIVE_BACK_AFTER = 8
 
 
 @dataclass
@@ -263,6 +267,7 @@ class _Pipeline:
         self._reading: deque[_Job] = deque()
         self._batch: list[_Job] = []
         self._writing: deque[_Job] = deque()
+        self._since_given_back = 0
         self.failures: list[tuple[str, str]] = []
 
     def run(self, pictures):
@@ -310,6 +315,10 @@ class _Pipeline:
 
     def _detect(self):
         batch, self._batch = self._batch, []
+        self._since_given_back += len(batch)
+        if self._since_given_back >= GIVE_BACK_AFTER:
+            self._since_given_back = 0
+            give_back()
         for job, raw in self._detected(batch):
             while len(self._writing) >= self._ahead:
                 self._settle()

@@ -1,5 +1,8 @@
 """Masks fitted to the edges in the picture, by GrabCut (Rother et al., 2004) of OpenCV."""
 
+import os
+import threading
+
 import numpy as np
 
 # Where the network is surer than this, its word stands; in between the picture decides.
@@ -7,6 +10,8 @@ SURE = 0.8
 SMALLEST = 8  # pixels; below, a box holds too little to learn colours from
 # Pixels of a side; larger boxes are cut at this size. Full size is slower and no better.
 LARGEST = 384
+# Cuts at once: each takes a core that the network could have, and 24 MB for the largest box.
+_TURNS = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
 
 
 def load_opencv():
@@ -51,9 +56,10 @@ def refine_mask(image, probabilities):
     inside = guess % 2 == 1
     if inside.all() or not inside.any():
         return plain
-    cv2.setRNGSeed(0)  # of this thread; its clustering starts at random
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(picture, guess, None, *models, 1, cv2.GC_INIT_WITH_MASK)
+    with _TURNS:
+        cv2.setRNGSeed(0)  # of this thread; its clustering starts at random
+        cv2.grabCut(picture, guess, None, *models, 1, cv2.GC_INIT_WITH_MASK)
     cut = (guess % 2).astype(np.float32)
     if scale < 1:
         cut = cv2.resize(cut, (plain.shape[1], plain.shape[0]))

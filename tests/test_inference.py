@@ -559,9 +559,9 @@ def test_to_coco_results_of_a_matterport_result():
 HEAPS = """
 import ctypes, sys, threading
 sys.path[:0] = [{root!r}]
-import model
+from mrcnn import memory
 if {shared}:
-    model.share_heap()
+    memory.share_heap()
 hold = threading.Barrier(4)
 def take():
     kept = bytearray(90_000)
@@ -635,3 +635,41 @@ def test_in_process_commands_leave_the_environment_alone(tmp_path, monkeypatch, 
     assert model.main(["inference", "--input_folder", str(tmp_path / "missing")]) == 2
     assert "missing" in capsys.readouterr().err
     assert "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS" not in os.environ
+
+
+FREED = """
+import sys
+sys.path[:0] = [{root!r}]
+from mrcnn import memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+blocks = [bytearray(60_000) for _ in range(2000)]
+kept = blocks[::100]
+before = resident()
+del blocks
+held = resident()
+memory.give_back()
+print(before - held, held - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do as they do")
+def test_freed_memory_is_given_back():
+    """Of 120 MB of which every hundredth block stays."""
+    code = FREED.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    by_itself, given_back = map(int, done.stdout.split())
+    assert by_itself + given_back > 100_000_000 and given_back > 50_000_000
+
+
+def test_memory_is_given_back_during_long_runs(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(inference, "give_back", lambda: calls.append(1))
+    for number in range(2 * inference.GIVE_BACK_AFTER + 1):
+        write_picture(tmp_path / "in" / f"{number}.png")
+    run_pictures(HalfDetector(1), tmp_path / "in", tmp_path / "out", progress=False)
+    assert len(calls) == 2

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mrcnn"
 RANKS = {
     rank: names.split()
     for rank, names in {
-        0: "run_lengths",
+        0: "run_lengths memory",
         1: "config boxes classes files schedules shapes policy coco_data reading",
         2: "image tensor_ops augmentation clothing layers html deepfashion2 coco_json coco_eval siblings "
         "demo_garments demo_drawing distribution run_log listing colors refine tables",
