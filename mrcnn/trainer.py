@@ -121,8 +121,8 @@ class Trainer:
         optimizer: keras optimizer of `make_optimizer`.
         cluster: `Cluster`; None is one device.
         accumulate: parts that a batch is worked through in, one after another, to save memory.
-        seed: of the choice of RoIs and of dropout, which then depend on it, the step and the picture's place
-            in the batch only; None draws from TensorFlow's global state.
+        seed: of the choice of RoIs and of dropout, which then depend on it, the step and the
+            picture's place in the batch only; None draws from TensorFlow's global state.
 
     Attributes:
         variables: the keras.Variables that train.
