@@ -23,6 +23,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/installed: requirements.txt
 	@PYTHON="$(PYTHON)" sh scripts/make_venv.sh $(VENV) requirements.txt

@@ -31,7 +31,7 @@ DIFFERENT = 2000
 
 def make(args):
     """A train split of links to `DIFFERENT` pictures and annotation files."""
-    from mrcnn.demo import demo_annotation
+    from mrcnn.deepfashion2.demo.scenes import demo_annotation
 
     base = args.folder / "base"
     base.mkdir(parents=True)
@@ -81,7 +81,7 @@ def tree_memory(pid):
 
 def load(args):
     """Loads a COCO file as training does."""
-    from mrcnn.dataset import CocoDataset
+    from mrcnn.data.dataset import CocoDataset
 
     start = time.perf_counter()
     dataset = CocoDataset()

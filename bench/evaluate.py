@@ -27,7 +27,7 @@ import numpy as np
 import orjson
 from pycocotools import mask as rle_tools
 
-from mrcnn.classes import DEEPFASHION2
+from mrcnn.core.classes import DEEPFASHION2
 
 WIDTH, HEIGHT, POINTS, CLASSES = 468, 624, 40, 13
 
@@ -119,23 +119,24 @@ def generate(folder, pictures, garments, each):
 
 def ours(truth_path, results_path, resamples):
     """Our scores, box and mask AP first, and the seconds of each step."""
-    from mrcnn import coco_data, coco_eval
+    from mrcnn.coco import ground_truth
+    from mrcnn.evaluation import average_precision
 
     watch = Watch()
-    truth = coco_data.read_truth(truth_path)
-    detections = coco_data.read_results(truth, results_path)
-    views = coco_eval.make_views(truth)
+    truth = ground_truth.read_truth(truth_path)
+    detections = ground_truth.read_results(truth, results_path)
+    views = average_precision.make_views(truth)
     watch.lap("read")
     scores = []
     for kind in ("bbox", "segm"):
-        overlaps = coco_eval.compute_overlaps(truth, detections, kind)
+        overlaps = average_precision.compute_overlaps(truth, detections, kind)
         watch.lap(f"{kind} overlaps")
-        matches = coco_eval.match(truth, detections, kind, views, overlaps)
+        matches = average_precision.match(truth, detections, kind, views, overlaps)
         watch.lap(f"{kind} match")
-        scores.append(coco_eval.summary(coco_eval.accumulate(matches))["AP"])
+        scores.append(average_precision.summary(average_precision.accumulate(matches))["AP"])
         watch.lap(f"{kind} accumulate")
         if resamples:
-            from mrcnn.bootstrap import ap_samples, draw_weights
+            from mrcnn.evaluation.bootstrap import ap_samples, draw_weights
 
             ap_samples(matches, draw_weights(matches.images, resamples, 0))
             watch.lap(f"{kind} bootstrap")

@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from model import hold_weights, import_tensorflow, share_heap
-from mrcnn.inference import run_pictures
-from mrcnn.listing import list_pictures
-from mrcnn.reading import read_image
-from mrcnn.writers import DEFAULT, Outputs
+from mrcnn.commands.environment import hold_weights, import_tensorflow
+from mrcnn.core.memory import share_heap
+from mrcnn.core.reading import read_image
+from mrcnn.inference.listing import list_pictures
+from mrcnn.inference.pipeline import run_pictures
+from mrcnn.inference.writers import DEFAULT, Outputs
 
 START = time.perf_counter()
 
@@ -41,9 +42,9 @@ def make_predictor(args):
         return Predictor.load(args.weights, size=args.size, precision=args.precision, **options)
     from speed import tame
 
-    from mrcnn import layers
     from mrcnn.config import Config
     from mrcnn.model import MaskRCNN
+    from mrcnn.network import layers
 
     size = args.size or 1024
     values = {"NAME": "bench", "NUM_CLASSES": 14, "BACKBONE": args.random, "IMAGES_PER_GPU": 1}

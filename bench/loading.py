@@ -25,16 +25,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mrcnn.augmentation import make_augmentation
 from mrcnn.config import Config
-from mrcnn.dataset import CocoDataset
-from mrcnn.image import plan_resize, read_image
-from mrcnn.loader import BatchLoader
-from mrcnn.policy import PLAIN, total_matrix
-from mrcnn.samples import Sampler, load_image_gt
-from mrcnn.scenes import _render
-from mrcnn.shapes import as_arrays, place_all
-from mrcnn.targets import build_rpn_targets
+from mrcnn.core.image import plan_resize, read_image
+from mrcnn.data.augmentation import make_augmentation
+from mrcnn.data.dataset import CocoDataset
+from mrcnn.data.loader import BatchLoader
+from mrcnn.data.outlines import as_arrays, place_all
+from mrcnn.data.policy import PLAIN, total_matrix
+from mrcnn.data.samples import Sampler, load_image_gt
+from mrcnn.data.scenes import _render
+from mrcnn.data.targets import build_rpn_targets
 
 PHOTOS = Path(__file__).resolve().parent.parent / "input_folder"
 SIZES = [(800, 1000), (780, 1040), (810, 990), (800, 1010), (768, 1024), (820, 980)]

@@ -25,10 +25,10 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from model import import_tensorflow
-from mrcnn.evaluation import coco_scores
-from mrcnn.image import paste_masks
-from mrcnn.reading import read_image
+from mrcnn.commands.environment import import_tensorflow
+from mrcnn.core.image import paste_masks
+from mrcnn.core.reading import read_image
+from mrcnn.evaluation.per_image import coco_scores
 
 WIDTH = 0.02
 

@@ -16,7 +16,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model import data_folders, import_tensorflow, load_split
+from mrcnn.commands.environment import import_tensorflow
+from mrcnn.commands.shared import data_folders, load_split
 
 
 def main():
@@ -33,18 +34,18 @@ def main():
     import_tensorflow()
     import keras
 
-    from mrcnn import sources
-    from mrcnn.clothing import CompactConfig
     from mrcnn.config import LOSS_NAMES
     from mrcnn.model import MaskRCNN
-    from mrcnn.schedules import CosineSchedule
+    from mrcnn.network import pretrained
+    from mrcnn.presets import CompactConfig
+    from mrcnn.training.schedules import CosineSchedule
 
     steps = -(-dataset.num_images // args.batch_size)
     values = {"IMAGES_PER_GPU": args.batch_size, "STEPS_PER_EPOCH": steps}
     values |= {"VALIDATION_STEPS": steps, "IMAGE_MIN_DIM": args.size, "IMAGE_MAX_DIM": args.size}
     keras.utils.set_random_seed(0)
     model = MaskRCNN("training", CompactConfig.from_dict(values), args.logs)
-    sources.load_mobilenet_v2(model.keras_model, sources.MOBILENET_COCO)
+    pretrained.load_mobilenet_v2(model.keras_model, pretrained.MOBILENET_COCO)
     start = losses_now(model, dataset, steps)
     epochs = max(1, args.steps // steps)
     rows = model.train(
@@ -68,8 +69,8 @@ def main():
 
 def losses_now(model, dataset, steps):
     """Mean of each loss over the pictures, as validation takes it."""
-    from mrcnn.data import BatchLoader
-    from mrcnn.trainer import Trainer, make_optimizer
+    from mrcnn.data.generators import BatchLoader
+    from mrcnn.training.step import Trainer, make_optimizer
 
     config = model.config
     trainer = Trainer(model.keras_model, config, make_optimizer(config, 0.1), seed=0)

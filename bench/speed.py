@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from model import import_tensorflow
+from mrcnn.commands.environment import import_tensorflow
 from mrcnn.config import Config
 
 # (y1, x1, y2, x2) as shares of the picture.
@@ -75,17 +75,17 @@ def detect_step(args):
 
 def train_step(args):
     """A function that runs one training step and returns the loss."""
-    from mrcnn import training
+    from mrcnn.data.targets import build_rpn_targets
     from mrcnn.model import MaskRCNN
-    from mrcnn.targets import build_rpn_targets
+    from mrcnn.training import loop
 
     config = make_config(args)
     model = MaskRCNN("training", config, "logs")
     tame(model.keras_model)
-    training.set_trainable(model.keras_model, ".*")
-    optimizer = training.make_optimizer(config, 1e-5)
-    trainer = training.Trainer(model.keras_model, config, optimizer)
-    from mrcnn.network import image_anchors
+    loop.set_trainable(model.keras_model, ".*")
+    optimizer = loop.make_optimizer(config, 1e-5)
+    trainer = loop.Trainer(model.keras_model, config, optimizer)
+    from mrcnn.network.build import image_anchors
 
     boxes = (np.array(BOXES) * args.size).astype(np.int32)
     anchors = image_anchors(config, config.IMAGE_SHAPE)

@@ -132,7 +132,7 @@ class Config:
     # Let the sleeve head, which the weights file must have (scripts/train_sleeves.py), overrule
     # the class of a garment among its siblings, such as short and long sleeves.
     SLEEVE_REFINE: bool = False
-    # Fit masks to the edges of the picture (`mrcnn.refine`). It is for the commands and the
+    # Fit masks to the edges of the picture (`mrcnn.inference.refine`). It is for the commands and the
     # `Predictor`; `MaskRCNN.detect` gives masks as the original does.
     MASK_REFINE: bool = False
 

@@ -10,23 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mrcnn import (
-    checkpoints,
-    classes,
-    detection,
-    network,
-    runner,
-    runs,
-    sleeves,
-    sources,
-    trainer,
-    weights,
-)
-from mrcnn.backbone import conv_block, fpn_graph, identity_block, resnet_graph
-from mrcnn.boxes import denorm_boxes, norm_boxes
-from mrcnn.data import DataGenerator, data_generator, load_image_gt
-from mrcnn.distribution import find_cluster
-from mrcnn.heads import (
+from mrcnn.core import classes
+from mrcnn.core.boxes import denorm_boxes, norm_boxes
+from mrcnn.core.image import compose_image_meta, mold_image, parse_image_meta, unmold_image
+from mrcnn.data.generators import DataGenerator, data_generator, load_image_gt
+from mrcnn.data.targets import build_detection_targets, build_rpn_targets, generate_random_rois
+from mrcnn.network import build as network
+from mrcnn.network import detection, pretrained, weights
+from mrcnn.network.backbone import conv_block, fpn_graph, identity_block, resnet_graph
+from mrcnn.network.build import compute_backbone_shapes
+from mrcnn.network.heads import (
     DetectionLayer,
     build_fpn_mask_graph,
     fpn_classifier_graph,
@@ -35,19 +28,16 @@ from mrcnn.heads import (
     mrcnn_mask_loss_graph,
     refine_detections_graph,
 )
-from mrcnn.image import compose_image_meta, mold_image, parse_image_meta, unmold_image
-from mrcnn.layers import BatchNorm
-from mrcnn.network import compute_backbone_shapes
-from mrcnn.roi import DetectionTargetLayer, PyramidROIAlign
-from mrcnn.rpn import (
+from mrcnn.network.layers import BatchNorm
+from mrcnn.network.roi import DetectionTargetLayer, PyramidROIAlign
+from mrcnn.network.rpn import (
     ProposalLayer,
     build_rpn_model,
     rpn_bbox_loss_graph,
     rpn_class_loss_graph,
     rpn_graph,
 )
-from mrcnn.targets import build_detection_targets, build_rpn_targets, generate_random_rois
-from mrcnn.tensor_ops import (
+from mrcnn.network.tensor_ops import (
     apply_box_deltas_graph,
     batch_pack_graph,
     clip_boxes_graph,
@@ -58,6 +48,9 @@ from mrcnn.tensor_ops import (
     smooth_l1_loss,
     trim_zeros_graph,
 )
+from mrcnn.siblings import sleeves
+from mrcnn.training import checkpoints, run, run_folders, step
+from mrcnn.training.devices import find_cluster
 
 __all__ = [
     "BatchNorm",
@@ -157,7 +150,7 @@ class MaskRCNN:
         return self._detections.traces
 
     def build(self, mode, config):
-        """The Keras model of a mode; see `mrcnn.network` for its inputs and outputs."""
+        """The Keras model of a mode; see `mrcnn.network.build` for its inputs and outputs."""
         build = {
             "training": network.build_training_model,
             "inference": network.build_inference_model,
@@ -204,9 +197,9 @@ class MaskRCNN:
 
     def get_imagenet_weights(self):
         """Path of ResNet-50's ImageNet weights, fetched at the first call."""
-        path = Path(self.model_dir) / sources.IMAGENET_URL.rsplit("/", 1)[1]
+        path = Path(self.model_dir) / pretrained.IMAGENET_URL.rsplit("/", 1)[1]
         if not path.exists():
-            sources.download(sources.IMAGENET_URL, path, layers=("conv1", "res5c_branch2c"))
+            pretrained.download(pretrained.IMAGENET_URL, path, layers=("conv1", "res5c_branch2c"))
         return str(path)
 
     def find_last(self):
@@ -215,16 +208,16 @@ class MaskRCNN:
         Raises:
             FileNotFoundError: if there is none.
         """
-        return runs.find_last(self.model_dir, self.run_name)
+        return run_folders.find_last(self.model_dir, self.run_name)
 
     def set_log_dir(self, model_path=None):
         """Goes on with the run that a checkpoint belongs to, or plans a new one."""
-        epoch = runs.parse_checkpoint(model_path) if model_path else None
+        epoch = run_folders.parse_checkpoint(model_path) if model_path else None
         self.epoch = epoch or 0
         same_run = epoch is not None and Path(model_path).name == self._checkpoint(epoch).name
         self.saved, self._has_folder = None, same_run
         folder = Path(model_path).resolve().parent if same_run else None
-        self._run_at(folder or runs.run_folder(self.model_dir, self.run_name))
+        self._run_at(folder or run_folders.run_folder(self.model_dir, self.run_name))
 
     def _run_at(self, folder):
         self.log_dir = str(folder)
@@ -237,11 +230,11 @@ class MaskRCNN:
         if self._has_folder:
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
         else:
-            self._run_at(runs.make_run_folder(self.log_dir))
+            self._run_at(run_folders.make_run_folder(self.log_dir))
         self._has_folder = True
 
     def _checkpoint(self, epoch, folder="."):
-        return runs.checkpoint_path(folder, self.run_name, epoch)
+        return run_folders.checkpoint_path(folder, self.run_name, epoch)
 
     @property
     def run_name(self):
@@ -252,7 +245,7 @@ class MaskRCNN:
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
         """Makes exactly the layers trainable whose whole name matches the expression."""
-        names = trainer.set_trainable(keras_model or self.keras_model, layer_regex)
+        names = step.set_trainable(keras_model or self.keras_model, layer_regex)
         if verbose:
             print("\n".join(" " * indent + name for name in names))
 
@@ -279,7 +272,7 @@ class MaskRCNN:
             augmentation: imgaug augmenter, or None.
             custom_callbacks: list of Keras callbacks.
             no_augmentation_sources: sources of pictures that aren't augmented.
-            **options: fields of `mrcnn.runner.Options`, such as schedule, seed and workers.
+            **options: fields of `mrcnn.training.run.Options`, such as schedule, seed and workers.
 
         Returns:
             rows of the log, a list of dicts.
@@ -291,13 +284,13 @@ class MaskRCNN:
         self._need("training", "train")
         self._check_datasets(train_dataset, val_dataset)
         self.class_names = classes.check_names(train_dataset.class_names, self.config.NUM_CLASSES)
-        chosen = runner.Options(
+        chosen = run.Options(
             augmentation=augmentation,
             callbacks=tuple(custom_callbacks or ()),
             no_augmentation_sources=no_augmentation_sources,
             **options,
         )
-        rows = runner.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, chosen)
+        rows = run.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, chosen)
         self.random_layers = []
         return rows
 
@@ -315,7 +308,7 @@ class MaskRCNN:
             CheckpointError: if no checkpoint of it is whole.
         """
         self._need("training", "resume")
-        folder = Path(folder or runs.find_last_run(self.model_dir, self.run_name))
+        folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
         saved = checkpoints.Checkpoints(folder, self.run_name).restore()
         if saved is None:
             raise FileNotFoundError(f"{folder} has no {checkpoints.LIST}; it is no run's folder")
@@ -326,7 +319,7 @@ class MaskRCNN:
 
     def compile(self, learning_rate, momentum):
         """Gives the Keras model the original's optimizer; `train` does so itself."""
-        optimizer = trainer.make_optimizer(self.config, learning_rate, momentum)
+        optimizer = step.make_optimizer(self.config, learning_rate, momentum)
         self.keras_model.compile(optimizer=optimizer)
 
     def _check_datasets(self, train_dataset, val_dataset):
@@ -526,7 +519,7 @@ class MaskRCNN:
 
     def get_trainable_layers(self):
         """Layers with weights, nested models entered."""
-        return [layer for layer in trainer.leaves(self.keras_model) if layer.get_weights()]
+        return [layer for layer in step.leaves(self.keras_model) if layer.get_weights()]
 
     def _need(self, mode, method):
         if self.mode != mode:

@@ -21,11 +21,11 @@ import numpy as np
 import orjson
 import tensorflow as tf
 
-from mrcnn import detection, layers, sources, weights
-from mrcnn.boxes import compute_overlaps
+from mrcnn.core.boxes import compute_overlaps
+from mrcnn.core.reading import read_image
+from mrcnn.inference.results import Result, without_overlaps
 from mrcnn.model import MaskRCNN
-from mrcnn.reading import read_image
-from mrcnn.results import Result, without_overlaps
+from mrcnn.network import detection, layers, pretrained, weights
 
 # Enters each fingerprint; to be counted up when the same settings give other results.
 VERSION = 1
@@ -113,7 +113,7 @@ class Predictor:
             precision: "auto", "float32", "bfloat16" or "float16".
             min_score, max_detections, device, **settings: as above.
             sleeve_refine: whether the file's sleeve head may overrule classes among siblings
-                (`mrcnn.siblings`); None: as the file says.
+                (`mrcnn.siblings.head`); None: as the file says.
 
         Raises:
             FileNotFoundError: if there are no weights there.
@@ -121,8 +121,8 @@ class Predictor:
             weights.WeightsError: if the file doesn't fit or leaves layers at random, or lacks
                 the sleeve head that is asked for.
         """
-        path = sources.find_weights(path)
-        config = sources.config_for(
+        path = pretrained.find_weights(path)
+        config = pretrained.config_for(
             weights.inspect(path), IMAGES_PER_GPU=1, GPU_COUNT=1, COMPUTE_DTYPE=precision
         )
         changes = _sizes(config, size)
@@ -374,7 +374,7 @@ def _class_ids(wanted, names):
 
 def _refines(asked, config):
     """Whether masks are fitted to the picture; what the model says yields where it can't be done."""
-    from mrcnn.refine import load_opencv
+    from mrcnn.inference.refine import load_opencv
 
     wanted = getattr(config, "MASK_REFINE", False) if asked is None else asked
     if not wanted:

@@ -1,6 +1,6 @@
 """matterport's `mrcnn.utils`: the names that its users import, from where they live here."""
 
-from mrcnn.boxes import (
+from mrcnn.core.boxes import (
     apply_box_deltas,
     box_refinement,
     compute_iou,
@@ -14,9 +14,7 @@ from mrcnn.boxes import (
     norm_boxes,
     trim_zeros,
 )
-from mrcnn.dataset import Dataset
-from mrcnn.evaluation import compute_ap, compute_ap_range, compute_matches, compute_recall
-from mrcnn.image import (
+from mrcnn.core.image import (
     expand_mask,
     minimize_mask,
     resize,
@@ -24,9 +22,11 @@ from mrcnn.image import (
     resize_mask,
     unmold_mask,
 )
-from mrcnn.sources import COCO_URL as COCO_MODEL_URL
-from mrcnn.sources import download_trained_weights
-from mrcnn.tensor_ops import batch_slice, box_refinement_graph
+from mrcnn.data.dataset import Dataset
+from mrcnn.evaluation.per_image import compute_ap, compute_ap_range, compute_matches, compute_recall
+from mrcnn.network.pretrained import COCO_URL as COCO_MODEL_URL
+from mrcnn.network.pretrained import download_trained_weights
+from mrcnn.network.tensor_ops import batch_slice, box_refinement_graph
 
 __all__ = [
     "COCO_MODEL_URL",

@@ -3,7 +3,7 @@
 H, W: height and width of the picture in pixels. N: number of instances.
 Boxes are [N, (y1, x1, y2, x2)], pixels of the picture, y2 and x2 exclusive; masks are
 [H, W, N] bool; colours (red, green, blue) of 0..1. A given `ax` is drawn on; else a new figure
-is shown. Arrays without matplotlib: `mrcnn/drawing.py`, whose names are here too.
+is shown. Arrays without matplotlib: `mrcnn/render/drawing.py`, whose names are here too.
 """
 
 import html
@@ -11,7 +11,9 @@ import html
 import numpy as np
 from PIL import Image
 
-from mrcnn.drawing import (
+from mrcnn.core.image import unmold_mask
+from mrcnn.evaluation.per_image import compute_matches
+from mrcnn.render.drawing import (
     apply_mask,
     checked_boxes,
     class_colors,
@@ -23,8 +25,6 @@ from mrcnn.drawing import (
     paste_mask,
     random_colors,
 )
-from mrcnn.evaluation import compute_matches
-from mrcnn.image import unmold_mask
 
 __all__ = [
     "apply_mask",

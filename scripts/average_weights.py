@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import h5py
 import numpy as np
 
-from mrcnn.files import replacing
+from mrcnn.core.files import replacing
 
 
 def arrays_of(path):

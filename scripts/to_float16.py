@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from mrcnn.config import Config
-from mrcnn.files import replacing
+from mrcnn.core.files import replacing
 
 
 def read_changes(texts):

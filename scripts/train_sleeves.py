@@ -4,7 +4,7 @@
         --data data/street_fashion --annotations coco
 
 The detector stays as it is. It looks at varied training pictures, the features of what it finds
-are kept, and a linear classifier among siblings (mrcnn/siblings.py) is fitted to them. The margin
+are kept, and a linear classifier among siblings (mrcnn/siblings/head.py) is fitted to them. The margin
 by which it must be surer than the detector comes from a cross-validation over pictures.
 """
 
@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from model import UsageError, data_folders, import_tensorflow, load_split, split_files
+from mrcnn.commands.environment import import_tensorflow
+from mrcnn.commands.shared import UsageError, data_folders, load_split, split_files
 
 
 def build_parser():
@@ -58,11 +59,11 @@ def build_parser():
 
 def load_detector(args, path):
     """`MaskRCNN` that gives weak detections too."""
-    from mrcnn import layers, sources, weights
     from mrcnn.model import MaskRCNN
+    from mrcnn.network import layers, pretrained, weights
     from mrcnn.predictor import load_whole
 
-    config = sources.config_for(
+    config = pretrained.config_for(
         weights.inspect(path),
         IMAGES_PER_GPU=args.batch_size,
         GPU_COUNT=1,
@@ -78,9 +79,9 @@ def load_detector(args, path):
 
 def collect_all(args, model):
     """`Samples` of all folders."""
-    from mrcnn.augmentation import make_augmentation
-    from mrcnn.policy import Policy
-    from mrcnn.sleeve_training import Samples, collect
+    from mrcnn.data.augmentation import make_augmentation
+    from mrcnn.data.policy import Policy
+    from mrcnn.siblings.training import Samples, collect
 
     augmentation = make_augmentation(args.augment)
     if augmentation is not None and not isinstance(augmentation, Policy):
@@ -138,9 +139,11 @@ def train(args):
     """Fits a head and writes it."""
     check(args)
     import_tensorflow()
-    from mrcnn import siblings, sleeve_training, sleeves, sources
+    from mrcnn.network import pretrained
+    from mrcnn.siblings import head as siblings
+    from mrcnn.siblings import sleeves, training
 
-    path = sources.find_weights(args.weights)
+    path = pretrained.find_weights(args.weights)
     model = load_detector(args, path)
     samples = collect_all(args, model)
     if not len(samples):
@@ -151,16 +154,16 @@ def train(args):
     print(f"{len(samples)} detections of {np.unique(samples.pictures).size} pictures")
     margin = args.margin
     if margin is None:
-        probabilities = sleeve_training.cross_validate(samples, table, args.decay, args.seed)
+        probabilities = training.cross_validate(samples, table, args.decay, args.seed)
         best = samples.best
-        margin, rows = sleeve_training.choose_margin(
+        margin, rows = training.choose_margin(
             probabilities[best], samples.truth[best], samples.found[best]
         )
         wrong = int(np.sum(samples.truth[best] != samples.found[best]))
         print(f"Cross-validation on the best detections of {best.sum()} garments, {wrong} wrong:")
         for row in rows:
             print("  margin {:.2f}: {} mended, {} spoilt".format(*row))
-    kernel, bias = sleeve_training.fit(samples, table, args.decay)
+    kernel, bias = training.fit(samples, table, args.decay)
     head = siblings.SiblingHead(kernel, bias, table, margin)
     output = args.output or path
     sleeves.write_head(head, path, output, refine=args.on)

@@ -1,35 +1,22 @@
 """Shared by all tests: where the golden numbers lie, and models with the golden weights."""
 
-import json
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import GOLDEN, ROOT, config_from, read_json
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).resolve().parent / "golden"
 sys.path.insert(0, str(ROOT))
 
 
 def pytest_collection_modifyitems(items):
     """Tests without TensorFlow run first: most mistakes show within seconds."""
     items.sort(key=lambda item: item.get_closest_marker("tf") is not None)
-
-
-def read_json(name):
-    return json.loads((GOLDEN / name).read_text())
-
-
-def config_from(values, **overrides):
-    """The `Config` that a golden json describes."""
-    from mrcnn.config import Config
-
-    return Config.from_dict({**values, "COMPUTE_DTYPE": "float32", **overrides})
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +55,8 @@ def small_weights(tmp_path_factory, golden_images):
     """A small random model that takes half of what it sees for trousers, half for skirts."""
     import keras
 
-    from mrcnn.clothing import CompactConfig
     from mrcnn.model import MaskRCNN
+    from mrcnn.presets import CompactConfig
 
     keras.utils.set_random_seed(0)
     values = {"IMAGE_MIN_DIM": 128, "IMAGE_MAX_DIM": 128, "COMPUTE_DTYPE": "float32"}

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from mrcnn.clothing import CONFIGS, CompactConfig
 from mrcnn.config import Config
+from mrcnn.presets import CONFIGS, CompactConfig
 
 
 class TwoClasses(Config):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrcnn.classes import DEEPFASHION2
+from mrcnn.core.classes import DEEPFASHION2
 
 pytestmark = pytest.mark.tf
 
@@ -196,10 +196,10 @@ def test_one_picture_at_a_time_where_weights_are_held(predictor, monkeypatch):
 
 def test_freezing_equals_not_freezing(weights_file, pictures):
     """Weights scaled and cast once give what scaling them at each call gives."""
-    from mrcnn import layers, sources, weights
     from mrcnn.model import MaskRCNN
+    from mrcnn.network import layers, pretrained, weights
 
-    config = sources.config_for(weights.inspect(weights_file), IMAGES_PER_GPU=1)
+    config = pretrained.config_for(weights.inspect(weights_file), IMAGES_PER_GPU=1)
     model = MaskRCNN("inference", config, "logs")
     model.load_weights(weights_file, by_name=True)
     molded, metas, _ = model.mold_inputs(pictures[:1])
@@ -211,11 +211,11 @@ def test_freezing_equals_not_freezing(weights_file, pictures):
 
 
 def test_pictures_of_several_shapes_share_a_batch(weights_file):
-    from mrcnn import sources, weights
     from mrcnn.model import MaskRCNN
+    from mrcnn.network import pretrained, weights
     from mrcnn.predictor import Predictor
 
-    config = sources.config_for(
+    config = pretrained.config_for(
         weights.inspect(weights_file), IMAGE_RESIZE_MODE="pad64", COMPUTE_DTYPE="float32"
     )
     config = type(config).from_dict({**config.to_dict(), "IMAGE_MIN_DIM": 64, "IMAGE_MAX_DIM": 64})

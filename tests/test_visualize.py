@@ -6,7 +6,6 @@ import sys
 import time
 import types
 import warnings
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -15,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from tests.helpers import ROOT
+
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from mrcnn import drawing, visualize
-from mrcnn.classes import DEEPFASHION2
+from mrcnn import visualize
+from mrcnn.core.classes import DEEPFASHION2
+from mrcnn.render import drawing
 
 NAMES = DEEPFASHION2
 SHIRT, TROUSERS = 1, 8
@@ -524,7 +526,7 @@ def test_import_needs_neither_tensorflow_nor_pyplot():
         "import sys, mrcnn.visualize;"
         "print([m for m in ('tensorflow', 'matplotlib.pyplot') if m in sys.modules])"
     )
-    root = Path(visualize.__file__).parent.parent
+    root = ROOT
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "[]", result.stderr

@@ -1,0 +1,330 @@
+"""Boxes and anchors in NumPy.
+
+Letters used below: N boxes or instances, H and W rows and columns of a picture.
+A box is (y1, x1, y2, x2) with y2/x2 exclusive, so its area is (y2 - y1) * (x2 - x1).
+Pixel boxes count pixels of the picture; normalized boxes map its first row and column to 0
+and its last to 1. A delta is (dy, dx, log dh, log dw) relative to the box it changes.
+The same formulas on tensors: `mrcnn/network/tensor_ops.py`.
+"""
+
+import numpy as np
+
+# Temporaries of the pairwise loops hold about this many numbers, so that they stay in cache.
+_BLOCK = 1 << 16
+
+
+def extract_bboxes(mask):
+    """Tight boxes around masks.
+
+    Args:
+        mask: [H, W, N] bool or number; non-zero is inside.
+
+    Returns:
+        [N, (y1, x1, y2, x2)] int32 pixels, y2/x2 exclusive; (0, 0, 0, 0) for an empty mask.
+
+    Raises:
+        ValueError: if mask isn't of three dimensions.
+    """
+    mask = _as_masks("mask", mask)
+    height, width, count = mask.shape
+    if mask.size == 0:
+        return np.zeros((count, 4), np.int32)
+    rows, columns = mask.any(axis=1), mask.any(axis=0)  # [H, N], [W, N]
+    found = rows.any(axis=0)
+    y1, x1 = rows.argmax(axis=0), columns.argmax(axis=0)
+    y2, x2 = height - rows[::-1].argmax(axis=0), width - columns[::-1].argmax(axis=0)
+    return (np.stack([y1, x1, y2, x2], axis=1) * found[:, None]).astype(np.int32)
+
+
+def compute_iou(box, boxes, box_area, boxes_area):
+    """Intersection over union of one box with many, given their areas.
+
+    Args:
+        box: [(y1, x1, y2, x2)] in the frame of boxes.
+        boxes: [N, (y1, x1, y2, x2)].
+        box_area: number, area of box.
+        boxes_area: [N], areas of boxes. The caller has them; computing them once saves time.
+
+    Returns:
+        [N] float, 0 where both areas are 0; float32 if all inputs are, else float64.
+    """
+    box, boxes = np.asarray(box), np.asarray(boxes)
+    top, left = np.maximum(box[0], boxes[:, 0]), np.maximum(box[1], boxes[:, 1])
+    bottom, right = np.minimum(box[2], boxes[:, 2]), np.minimum(box[3], boxes[:, 3])
+    shared = np.maximum(bottom - top, 0) * np.maximum(right - left, 0)
+    return _ratio(shared, box_area + boxes_area - shared)
+
+
+def compute_overlaps(boxes1, boxes2):
+    """Intersection over union of each box of one set with each of another.
+
+    Args:
+        boxes1, boxes2: [N1, (y1, x1, y2, x2)] and [N2, ...] in one frame.
+
+    Returns:
+        [N1, N2] float64 in 0..1; two boxes without area have 0.
+
+    Raises:
+        ValueError: if an input isn't [N, 4].
+    """
+    boxes1, boxes2 = _as_boxes("boxes1", boxes1), _as_boxes("boxes2", boxes2)
+    overlaps = np.zeros((len(boxes1), len(boxes2)))
+    y1, x1, y2, x2 = boxes2.T
+    area2 = (y2 - y1) * (x2 - x1)
+    step = max(1, _BLOCK // max(1, len(boxes2)))
+    for start in range(0, len(boxes1), step):
+        block = boxes1[start : start + step, :, None]
+        height = np.minimum(block[:, 2], y2) - np.maximum(block[:, 0], y1)
+        width = np.minimum(block[:, 3], x2) - np.maximum(block[:, 1], x1)
+        shared = np.maximum(height, 0) * np.maximum(width, 0)
+        area1 = (block[:, 2] - block[:, 0]) * (block[:, 3] - block[:, 1])
+        overlaps[start : start + step] = _ratio(shared, area1 + area2 - shared)
+    return overlaps
+
+
+def compute_overlaps_masks(masks1, masks2):
+    """Intersection over union of each mask of one set with each of another.
+
+    Args:
+        masks1: [H, W, N1] bool, or float with > 0.5 inside.
+        masks2: [H, W, N2], the same.
+
+    Returns:
+        [N1, N2] float32 in 0..1, two empty masks having 0; if N1 or N2 is 0, an array of
+        that shape in float64.
+
+    Raises:
+        ValueError: if an input isn't of three dimensions or the pictures differ in size.
+    """
+    masks1, masks2 = _as_masks("masks1", masks1), _as_masks("masks2", masks2)
+    shape = masks1.shape[-1], masks2.shape[-1]
+    if 0 in shape:
+        return np.zeros(shape)
+    if masks1.shape[:2] != masks2.shape[:2]:
+        raise ValueError(
+            f"masks1 is of {masks1.shape[:2]} pixels but masks2 of {masks2.shape[:2]}; "
+            "pass masks of one picture"
+        )
+    shared, area1, area2 = np.zeros(shape), np.zeros(shape[0]), np.zeros(shape[1])
+    # By rows, because float copies of a hundred large masks would take a gigabyte.
+    step = max(1, 8 * _BLOCK // max(1, masks1.shape[1] * max(shape)))
+    for start in range(0, len(masks1), step):
+        flat1 = (masks1[start : start + step] > 0.5).reshape(-1, shape[0]).astype(np.float32)
+        flat2 = (masks2[start : start + step] > 0.5).reshape(-1, shape[1]).astype(np.float32)
+        shared += flat1.T @ flat2
+        area1 += flat1.sum(axis=0)
+        area2 += flat2.sum(axis=0)
+    return _ratio(shared, area1[:, None] + area2 - shared).astype(np.float32)
+
+
+def non_max_suppression(boxes, scores, threshold):
+    """Greedy suppression: the best box stays, those that overlap it more than allowed go.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)] in any frame.
+        scores: [N], higher is better; of equal scores the later box is taken first.
+        threshold: float, boxes whose IoU with a kept one is > threshold are dropped.
+
+    Returns:
+        [kept] int32 indices into boxes, by descending score.
+
+    Raises:
+        ValueError: if boxes isn't [N, 4] or scores isn't [N].
+    """
+    boxes, scores = _as_boxes("boxes", boxes), np.asarray(scores)
+    if scores.shape != (len(boxes),):
+        raise ValueError(
+            f"scores has shape {scores.shape} for {len(boxes)} boxes; pass one score for each box"
+        )
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.argsort(scores, kind="stable")[::-1]
+    kept = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        overlaps = compute_iou(boxes[best], boxes[rest], areas[best], areas[rest])
+        order = rest[overlaps <= threshold]
+    return np.array(kept, np.int32)
+
+
+def apply_box_deltas(boxes, deltas):
+    """Moves and scales boxes; the inverse of `box_refinement`.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)] in any frame.
+        deltas: [N, (dy, dx, log dh, log dw)], not divided by a standard deviation.
+
+    Returns:
+        [N, (y1, x1, y2, x2)] float32 in the frame of boxes.
+
+    Raises:
+        ValueError: if the two aren't [N, 4] of one N.
+    """
+    boxes, deltas = _as_pair("boxes", boxes, "deltas", deltas)
+    size = boxes[:, 2:] - boxes[:, :2]
+    center = (boxes[:, :2] + 0.5 * size + deltas[:, :2] * size).astype(np.float32)
+    size = (size * np.exp(deltas[:, 2:])).astype(np.float32)
+    start = center - 0.5 * size
+    return np.concatenate([start, start + size], axis=1)
+
+
+def box_refinement(box, gt_box):
+    """The deltas that turn one box into another; the inverse of `apply_box_deltas`.
+
+    Args:
+        box, gt_box: [N, (y1, x1, y2, x2)] each, with area, in one frame.
+
+    Returns:
+        [N, (dy, dx, log dh, log dw)] float32.
+
+    Raises:
+        ValueError: if the two aren't [N, 4] of one N.
+    """
+    box, gt_box = _as_pair("box", box, "gt_box", gt_box)
+    gt_box = gt_box.astype(np.float32)
+    size, gt_size = box[:, 2:] - box[:, :2], gt_box[:, 2:] - gt_box[:, :2]
+    shift = (gt_box[:, :2] + 0.5 * gt_size - (box[:, :2] + 0.5 * size)) / size
+    return np.concatenate([shift, np.log(gt_size / size)], axis=1)
+
+
+def norm_boxes(boxes, shape):
+    """Pixel boxes -> normalized boxes.
+
+    Args:
+        boxes: [..., (y1, x1, y2, x2)] pixels, y2/x2 exclusive.
+        shape: (height, width) of the picture, each 2 or more.
+
+    Returns:
+        [..., (y1, x1, y2, x2)] float32; y2/x2 inclusive, a box of the whole picture is
+        (0, 0, 1, 1).
+    """
+    shift, scale = _frame(shape)
+    return ((np.asarray(boxes) - shift) / scale).astype(np.float32)
+
+
+def denorm_boxes(boxes, shape):
+    """Normalized boxes -> pixel boxes; the inverse of `norm_boxes`.
+
+    Args:
+        boxes: [..., (y1, x1, y2, x2)] normalized, y2/x2 inclusive.
+        shape: (height, width) of the picture.
+
+    Returns:
+        [..., (y1, x1, y2, x2)] int32 pixels, y2/x2 exclusive; halves round to even.
+    """
+    shift, scale = _frame(shape)
+    return np.around(np.asarray(boxes) * scale + shift).astype(np.int32)
+
+
+def _frame(shape):
+    """The shift and scale between pixel and normalized boxes, [4] each."""
+    height, width = (int(side) for side in shape[:2])
+    # y2/x2 lie one pixel outside the box in pixels but on its last pixel when normalized.
+    return np.array([0, 0, 1, 1]), np.array([height - 1, width - 1, height - 1, width - 1])
+
+
+def trim_zeros(x):
+    """Drops the all-zero rows of [rows, columns]: the padding of arrays of fixed length."""
+    x = np.asarray(x)
+    return x[(x != 0).any(axis=1)]
+
+
+def backbone_shapes(image_shape, strides):
+    """Sizes of the feature maps of a picture.
+
+    Args:
+        image_shape: (height, width, ...) of the molded picture.
+        strides: [levels] pixels of the picture for one cell of the map.
+
+    Returns:
+        [levels, (height, width)] int64 cells, rounded up.
+    """
+    sides = np.asarray(image_shape[:2], np.int64)
+    return -(-sides // np.asarray(strides, np.int64)[:, None])
+
+
+def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride):
+    """Anchors of one feature map.
+
+    Args:
+        scales: number or [scales], sides in pixels of the square anchors.
+        ratios: [ratios], width / height; the area stays that of the square.
+        shape: (height, width) of the feature map, cells.
+        feature_stride: pixels of the picture for one cell.
+        anchor_stride: 1 for anchors at each cell, 2 for every other.
+
+    Returns:
+        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded picture, some reaching out of
+        it; by row, column, ratio and scale, the last the fastest.
+    """
+    scales, roots = np.atleast_1d(scales), np.sqrt(np.atleast_1d(ratios))[:, None]
+    heights, widths = (scales / roots).ravel(), (scales * roots).ravel()
+    y = np.arange(0, shape[0], anchor_stride) * feature_stride
+    x = np.arange(0, shape[1], anchor_stride) * feature_stride
+    centers = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)[:, :, None]
+    half = 0.5 * np.stack([heights, widths], axis=1)
+    return np.concatenate([centers - half, centers + half], axis=-1).reshape(-1, 4)
+
+
+def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride):
+    """Anchors of all levels, one scale a level.
+
+    Args:
+        scales: [levels] sides in pixels of the square anchors.
+        ratios: [ratios], width / height.
+        feature_shapes: [levels, (height, width)] cells, as from `backbone_shapes`.
+        feature_strides: [levels] pixels of the picture for one cell.
+        anchor_stride: 1 for anchors at each cell, 2 for every other.
+
+    Returns:
+        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded picture, the levels in the
+        order given.
+
+    Raises:
+        ValueError: if the three lists differ in length.
+    """
+    counts = len(scales), len(feature_shapes), len(feature_strides)
+    if len(set(counts)) != 1:
+        raise ValueError(
+            "got {} scales, {} feature shapes and {} strides; pass one of each for every "
+            "pyramid level".format(*counts)
+        )
+    levels = zip(scales, feature_shapes, feature_strides, strict=True)
+    return np.concatenate(
+        [generate_anchors(scale, ratios, shape, s, anchor_stride) for scale, shape, s in levels]
+    )
+
+
+def _ratio(shared, union):
+    """shared / union, 0 where the union is empty."""
+    return np.divide(shared, union, out=np.zeros_like(shared / 1.0), where=union > 0)
+
+
+def _as_boxes(name, boxes):
+    """[N, 4] float32 or float64 (integers become float64, which holds their areas exactly)."""
+    boxes = np.asarray(boxes)
+    if boxes.size == 0 and boxes.ndim < 2:
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(
+            f"{name} has shape {boxes.shape}; pass [N, 4], a row (y1, x1, y2, x2) for each box"
+        )
+    return boxes if boxes.dtype in (np.float32, np.float64) else boxes.astype(np.float64)
+
+
+def _as_pair(name1, boxes1, name2, boxes2):
+    """Two arrays [N, 4] of one N, the first in float32, which deltas are reckoned in."""
+    boxes1, boxes2 = _as_boxes(name1, boxes1), _as_boxes(name2, boxes2)
+    if len(boxes1) != len(boxes2):
+        raise ValueError(f"got {len(boxes1)} {name1} and {len(boxes2)} {name2}; pass as many")
+    return boxes1.astype(np.float32), boxes2
+
+
+def _as_masks(name, masks):
+    masks = np.asarray(masks)
+    if masks.ndim != 3:
+        raise ValueError(
+            f"{name} has shape {masks.shape}; pass [height, width, instances], "
+            "a single mask as mask[:, :, None]"
+        )
+    return masks

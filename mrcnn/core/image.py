@@ -1,0 +1,409 @@
+"""Pictures and masks in NumPy: resizing, molding, pasting, and the image meta.
+
+Letters used below: H, W rows and columns of a picture, C channels, N instances. A box is
+(y1, x1, y2, x2) in pixels, y2/x2 exclusive. The molded picture is the resized, padded network
+input; its window is the box that holds the picture itself, without the padding.
+"""
+
+import math
+import numbers
+import random
+from typing import NamedTuple
+
+import numpy as np
+
+from mrcnn.core.reading import ImageError as ImageError  # from here too
+from mrcnn.core.reading import read_image as read_image
+
+# Temporaries of the resizing loop hold about this many numbers, so that they stay in cache.
+_BLOCK = 1 << 16
+
+
+def resize(
+    image, output_shape, order=1, mode="constant", cval=0, clip=True, preserve_range=False,
+    anti_aliasing=False, anti_aliasing_sigma=None,
+):  # fmt: skip
+    """`skimage.transform.resize` with the original's defaults; with these, about 10 times faster.
+
+    Args:
+        image: [H, W] or [H, W, C] of any dtype. bool is taken as 0.0 and 1.0.
+        output_shape: (height, width) in pixels.
+        order: 0 nearest, 1 bilinear, up to 5; this and the others are scikit-image's. By
+            default pixels at the border are interpolated towards 0, but not below the
+            smallest value of the image.
+        preserve_range: False scales integers to 0..1.
+
+    Returns:
+        [height, width] or [height, width, C]; float32 of a float32 image, else float64
+        (order 0 keeps the dtype).
+    """
+    image = np.asarray(image)
+    is_plain = image.dtype in (bool, np.uint8, np.float32, np.float64)
+    is_simple = (order, mode, cval, clip, anti_aliasing) == (1, "constant", 0, True, False)
+    if is_plain and is_simple and image.ndim in (2, 3) and len(output_shape) == 2 and image.size:
+        resized = _bilinear(image, *output_shape)
+        return resized / 255 if image.dtype == np.uint8 and not preserve_range else resized
+    from skimage import transform  # slow to import, seldom needed
+
+    if image.dtype == bool and order:
+        image = image.astype(np.float64)
+    return transform.resize(
+        image, output_shape, order, mode, cval, clip, preserve_range,
+        anti_aliasing, anti_aliasing_sigma,
+    )  # fmt: skip
+
+
+def _bilinear(image, height, width, rows=slice(None), columns=slice(None), fade=True):
+    """[H, W, ...] -> the given rows and columns of [height, width, ...], in the image's range.
+
+    fade: interpolate towards 0 beyond the outer pixels' middles, or else repeat these.
+    In and of float32 if the image is, else float64. No matrix products: BLAS spreads them over
+    threads, which was 60 times slower where other work kept the cores busy.
+    """
+    dtype = np.float32 if image.dtype == np.float32 else np.float64
+    lowest, highest = np.fmin.reduce(image, axis=None), np.fmax.reduce(image, axis=None)
+    (left, right), shares = _neighbours(image.shape[1], width, columns, dtype, fade)
+    channels = image[0, 0].size
+    interleaved, shares = np.arange(channels), np.repeat(shares, channels, axis=1)
+    flat = image.reshape(len(image), -1)
+    wide = flat.take((left[:, None] * channels + interleaved).ravel(), axis=1) * shares[0]
+    wide += flat.take((right[:, None] * channels + interleaved).ravel(), axis=1) * shares[1]
+
+    (upper, lower), shares = _neighbours(image.shape[0], height, rows, dtype, fade)
+    resized = np.empty((len(upper), wide.shape[1]), dtype)
+    step = max(1, _BLOCK // max(1, wide.shape[1]))
+    for start in range(0, len(upper), step):
+        part = slice(start, start + step)
+        block = np.multiply(wide[upper[part]], shares[0, part, None], out=resized[part])
+        block += wide[lower[part]] * shares[1, part, None]
+        np.clip(block, lowest, highest, out=block)
+    return resized.reshape(len(upper), len(left), *image.shape[2:])
+
+
+def _neighbours(old, new, part, dtype, fade):
+    """The two source pixels [2, new] of each pixel, and their shares [2, new], 0 outside."""
+    position = (np.arange(new)[part] + 0.5) * (old / max(1, new)) - 0.5
+    if not fade:
+        position = position.clip(0, old - 1)
+    first = np.floor(position).astype(np.intp)
+    pixels = np.stack([first, first + 1])
+    shares = np.stack([first + 1 - position, position - first])
+    shares *= (pixels >= 0) & (pixels < old)
+    return pixels.clip(0, old - 1), shares.astype(dtype)
+
+
+def edge_fades(old, new):
+    """What `resize` from `old` to `new` pixels leaves of the outermost ones.
+
+    Returns:
+        (indices, factors): of the new pixels that are interpolated towards 0 beyond the border.
+    """
+    _, shares = _neighbours(old, new, slice(None), np.float64, True)
+    kept = shares.sum(axis=0)
+    indices = np.flatnonzero(kept < 1 - 1e-9)
+    return indices, kept[indices]
+
+
+def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", *, rng=None):
+    """Scales a picture, keeping its proportions, and pads or crops it to the network's size.
+
+    Args:
+        image: [H, W, C] of any dtype.
+        min_dim: scale up so that the shorter side has this many pixels; in mode "crop" also
+            the side of the crop. Pictures are not scaled down to it.
+        max_dim: in mode "square" the side of the result; the other modes have no use for it.
+        min_scale: scale up at least by this factor, whatever min_dim says.
+        mode: "square": at most max_dim, zero-padded to max_dim x max_dim, centered;
+            "pad64": zero-padded to multiples of 64, centered; "crop": a random
+            min_dim x min_dim crop, placed by Python's global `random` (y first, then x);
+            "none": as it is, without scaling.
+        rng: numpy Generator that places the crop instead.
+
+    Returns:
+        image: [height, width, C] of the dtype given, truncated where that is an integer.
+        window: (y1, x1, y2, x2) pixels of the result that hold the picture.
+        scale: number, pixels of the result for one of the input.
+        padding: [(top, bottom), (left, right), (0, 0)] pixels.
+        crop: (y, x, height, width) in the scaled picture, None but in mode "crop".
+
+    Raises:
+        ValueError: if the mode is unknown or lacks its size, or image isn't [H, W, C].
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(f"image has shape {image.shape}; pass [height, width, channels]")
+    plan = plan_resize(image.shape, min_dim, max_dim, min_scale, mode, rng)
+    if image.shape[:2] != plan.scaled:
+        scaled = resize(image, plan.scaled, preserve_range=True)
+        # Truncated, not rounded: weights were trained on pictures made so.
+        image = scaled.astype(image.dtype)
+    if plan.crop is not None:
+        y, x, height, width = plan.crop
+        image = image[y : y + height, x : x + width]
+    elif mode != "none":
+        image = np.pad(image, plan.padding)
+    return image, plan.window, plan.scale, plan.padding, plan.crop
+
+
+class ResizePlan(NamedTuple):
+    """What `resize_image` does to a picture; window, scale, padding and crop are its results.
+
+    scaled: (height, width) after scaling, before padding or cropping.
+    """
+
+    scaled: tuple
+    window: tuple
+    scale: float
+    padding: list
+    crop: tuple | None
+
+
+def plan_resize(shape, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
+    """Where `resize_image` would put a picture of a shape (height, width, ...).
+
+    Args:
+        rng: numpy Generator for the place of mode "crop"; None takes Python's global `random`.
+        The others are `resize_image`'s.
+
+    Returns:
+        `ResizePlan`.
+
+    Raises:
+        ValueError: if the mode is unknown or lacks its size.
+    """
+    height, width = (int(side) for side in shape[:2])
+    no_padding = [(0, 0), (0, 0), (0, 0)]
+    if mode == "none":
+        return ResizePlan((height, width), (0, 0, height, width), 1, no_padding, None)
+    _check_dims(mode, min_dim, max_dim)
+    scale = _scale_for(height, width, min_dim, max_dim if mode == "square" else None, min_scale)
+    if scale != 1:
+        height, width = scaled_shape((height, width), scale)
+    if mode == "crop":
+        draw = random.randint if rng is None else lambda low, high: int(rng.integers(low, high + 1))
+        crop = (draw(0, height - min_dim), draw(0, width - min_dim), min_dim, min_dim)
+        return ResizePlan((height, width), (0, 0, min_dim, min_dim), scale, no_padding, crop)
+    square = mode == "square"
+    rows = max_dim - height if square else -height % 64
+    columns = max_dim - width if square else -width % 64
+    top, left = rows // 2, columns // 2
+    padding = [(top, rows - top), (left, columns - left), (0, 0)]
+    window = (top, left, top + height, left + width)
+    return ResizePlan((height, width), window, scale, padding, None)
+
+
+def _check_dims(mode, min_dim, max_dim):
+    if mode not in ("square", "pad64", "crop"):
+        raise ValueError(f"mode is {mode!r}; use 'none', 'square', 'pad64' or 'crop'")
+    if mode == "square" and not max_dim:
+        raise ValueError(f"max_dim is {max_dim}; mode 'square' needs the side of the result")
+    if mode == "crop" and not min_dim:
+        raise ValueError(f"min_dim is {min_dim}; mode 'crop' needs the side of the crop")
+    if mode == "pad64" and min_dim and min_dim % 64:
+        raise ValueError(f"min_dim is {min_dim}; mode 'pad64' needs a multiple of 64")
+
+
+def _scale_for(height, width, min_dim, max_dim, min_scale):
+    scale = max(1, min_dim / min(height, width)) if min_dim else 1
+    scale = max(scale, min_scale or 0)
+    longest = max(height, width)
+    return max_dim / longest if max_dim and round(longest * scale) > max_dim else scale
+
+
+def scaled_shape(shape, scale):
+    """(height, width) after scaling, in pixels: halves round to even, at least 1 each."""
+    return tuple(max(1, round(int(side) * scale)) for side in shape)
+
+
+def resize_mask(mask, scale, padding, crop=None):
+    """Brings masks to the frame of a picture that `resize_image` resized (nearest pixel).
+
+    Args:
+        mask: [H, W, N] of any dtype.
+        scale, padding, crop: as `resize_image` returned them.
+
+    Returns:
+        [height, width, N] of the same dtype.
+    """
+    mask = np.asarray(mask)
+    if scale != 1:
+        rows, columns = (
+            _nearest(old, new)
+            for old, new in zip(mask.shape[:2], scaled_shape(mask.shape[:2], scale), strict=True)
+        )
+        mask = mask[rows[:, None], columns]
+    if crop is not None:
+        y, x, height, width = crop
+        return mask[y : y + height, x : x + width]
+    return np.pad(mask, padding)
+
+
+def _nearest(old, new):
+    """[new] source index of each pixel, the first and last pixels meeting as in `ndimage.zoom`."""
+    step = (old - 1) / (new - 1) if new > 1 else 1.0
+    return np.minimum((np.arange(new) * step + 0.5).astype(np.intp), old - 1)
+
+
+def minimize_mask(bbox, mask, mini_shape):
+    """Stores masks small: each cropped to its box and resized.
+
+    Args:
+        bbox: [N, (y1, x1, y2, x2)] pixels, y2/x2 exclusive.
+        mask: [H, W, N] bool.
+        mini_shape: (height, width) of the mini-masks.
+
+    Returns:
+        [height, width, N] bool.
+
+    Raises:
+        Exception: if a box has no area.
+    """
+    mini = np.zeros((*mini_shape[:2], mask.shape[-1]), bool)
+    for i, (y1, x1, y2, x2) in enumerate(np.asarray(bbox)[: mask.shape[-1], :4]):
+        inside = mask[y1:y2, x1:x2, i].astype(bool)
+        if inside.size == 0:
+            raise Exception(
+                f"box {i} is ({y1}, {x1}, {y2}, {x2}), which has no area in the mask of "
+                f"{mask.shape[:2]} pixels; drop instances without a visible pixel first"
+            )
+        mini[..., i] = np.around(resize(inside, mini.shape[:2]))
+    return mini
+
+
+def expand_mask(bbox, mini_mask, image_shape):
+    """Mini-masks -> masks of full size; the inverse of `minimize_mask`, but for lost detail.
+
+    Args:
+        bbox: [N, (y1, x1, y2, x2)] pixels within the picture, y2/x2 exclusive.
+        mini_mask: [height, width, N] bool or float in 0..1.
+        image_shape: (H, W, ...) of the picture.
+
+    Returns:
+        [H, W, N] bool.
+    """
+    mask = np.zeros((*image_shape[:2], mini_mask.shape[-1]), bool)
+    for i, (y1, x1, y2, x2) in enumerate(np.asarray(bbox)[: mask.shape[-1], :4]):
+        mask[y1:y2, x1:x2, i] = np.around(resize(mini_mask[..., i], (y2 - y1, x2 - x1)))
+    return mask
+
+
+def unmold_mask(mask, bbox, image_shape):
+    """The mask head's output -> a mask of the picture's size.
+
+    Args:
+        mask: [height, width] float in 0..1, usually 28x28.
+        bbox: (y1, x1, y2, x2) pixels of the picture, y2/x2 exclusive. What reaches out of the
+            picture is cut off; a box without area gives an empty mask.
+        image_shape: (H, W, ...) of the picture.
+
+    Returns:
+        [H, W] bool, True where the resized mask is >= 0.5.
+    """
+    return paste_masks(np.asarray(mask)[None], np.asarray(bbox)[None], image_shape)[:, :, 0]
+
+
+def paste_masks(masks, boxes, image_shape):
+    """`unmold_mask` for all instances of a picture at once.
+
+    Args:
+        masks: [N, height, width] float in 0..1.
+        boxes: [N, (y1, x1, y2, x2)] integers, as there.
+        image_shape: (H, W, ...) of the picture.
+
+    Returns:
+        [H, W, N] bool; a view with N slowest in memory: each `[:, :, i]` is contiguous.
+
+    Raises:
+        ValueError: if masks and boxes don't fit together or boxes aren't integers.
+    """
+    masks, boxes = np.asarray(masks), np.asarray(boxes)
+    is_integer = boxes.dtype.kind in "iu" or not len(boxes)
+    if masks.ndim != 3 or boxes.shape != (len(masks), 4) or not is_integer:
+        raise ValueError(
+            f"got masks {masks.shape} and boxes {boxes.shape} of {boxes.dtype}; pass "
+            "[N, height, width] and [N, 4] integers"
+        )
+    height, width = (int(side) for side in image_shape[:2])
+    pasted = np.zeros((len(masks), height, width), bool)
+    for mask, (y1, x1, y2, x2), out in zip(masks, boxes.tolist(), pasted, strict=True):
+        top, left, bottom, right = max(0, y1), max(0, x1), min(height, y2), min(width, x2)
+        if top < bottom and left < right:
+            seen = slice(top - y1, bottom - y1), slice(left - x1, right - x1)
+            values = _bilinear(mask.astype(np.float32), y2 - y1, x2 - x1, *seen)
+            np.greater_equal(values, 0.5, out=out[top:bottom, left:right])
+    return pasted.transpose(1, 2, 0)
+
+
+def stretch_mask(mask, height, width):
+    """The mask head's output at its box's size, by bilinear interpolation between cell centres.
+
+    Unlike `unmold_mask`, which follows the original, it doesn't fade towards the box's edge,
+    where a garment that fills its box would lose a rim.
+
+    Args:
+        mask: [S, S] float in 0..1.
+        height, width: of the box, pixels.
+
+    Returns:
+        [height, width] float32 in 0..1; the mask is where it is >= 0.5.
+    """
+    return _bilinear(np.asarray(mask, np.float32), height, width, fade=False)
+
+
+def mold_image(images, config):
+    """RGB pictures [..., C] -> network input [..., C] float64: less config.MEAN_PIXEL."""
+    return np.asarray(images).astype(np.float32) - np.asarray(config.MEAN_PIXEL, np.float64)
+
+
+def unmold_image(normalized_images, config):
+    """The inverse of `mold_image`: network input [..., C] -> RGB pictures [..., C] uint8."""
+    return (normalized_images + np.asarray(config.MEAN_PIXEL, np.float64)).astype(np.uint8)
+
+
+def compose_image_meta(
+    image_id, original_image_shape, image_shape, window, scale, active_class_ids
+):
+    """Packs what the network must know about a picture into one row of numbers.
+
+    Args:
+        image_id: number, usually the index in the data set.
+        original_image_shape, image_shape: (H, W, C) before and after resizing.
+        window: (y1, x1, y2, x2) pixels of the molded picture.
+        scale: number, pixels of the molded picture for one of the original.
+        active_class_ids: [NUM_CLASSES] 1 for classes that the picture's data set annotates.
+
+    Returns:
+        [12 + NUM_CLASSES] float64.
+
+    Raises:
+        ValueError: if image_id isn't a number.
+    """
+    if not isinstance(image_id, (numbers.Real, np.bool_)) or not math.isfinite(image_id):
+        raise ValueError(
+            f"image_id is {image_id!r}; the meta holds numbers only, pass the picture's index "
+            "in dataset.image_ids"
+        )
+    return np.array(
+        [image_id, *original_image_shape, *image_shape, *window, scale, *active_class_ids],
+        np.float64,
+    )
+
+
+def parse_image_meta(meta):
+    """Unpacks rows of `compose_image_meta`, [batch, 12 + NUM_CLASSES].
+
+    Returns:
+        dict: image_id [batch], original_image_shape [batch, (H, W, C)], image_shape
+        [batch, (H, W, C)], window [batch, (y1, x1, y2, x2)] and active_class_ids
+        [batch, NUM_CLASSES] in int32, scale [batch] in float32.
+    """
+    meta = np.asarray(meta)
+    whole = meta.astype(np.int32)
+    return {
+        "image_id": whole[:, 0],
+        "original_image_shape": whole[:, 1:4],
+        "image_shape": whole[:, 4:7],
+        "window": whole[:, 7:11],
+        "scale": meta[:, 11].astype(np.float32),
+        "active_class_ids": whole[:, 12:],
+    }

@@ -1,0 +1,207 @@
+"""Batches for training, loaded ahead in threads.
+
+Letters in shapes: B batch, b this shard's part of it, H, W molded image, A anchors, M numbers of
+image meta, G MAX_GT_INSTANCES, R RPN_TRAIN_ANCHORS_PER_IMAGE; h, w stored masks: MINI_MASK_SHAPE
+with USE_MINI_MASK, else H, W. Boxes are (y1, x1, y2, x2) in pixels of the molded image, y2/x2
+exclusive.
+"""
+
+import collections
+import contextlib
+import itertools
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from mrcnn.data.augmentation import check_augmentation
+from mrcnn.data.samples import Sampler
+from mrcnn.data.sampling import checked_factors, epoch_order
+
+
+class _Job(NamedTuple):
+    """One picture to load: its place in the epoch and where the molded picture goes."""
+
+    epoch: int
+    position: int
+    image_id: int
+    out: np.ndarray
+
+
+class BatchLoader:
+    """Loads batches in threads, each epoch the same whatever the number of threads.
+
+    Pictures without objects are kept, as examples of background. A data set with
+    `load_outlines`, such as `CocoDataset`, is loaded without a full-size mask anywhere.
+
+    Args:
+        dataset: a prepared `Dataset`.
+        config: `Config` of the model that is to be trained.
+        batch_size: int, B, over all shards.
+        shuffle: False takes the pictures in the order of their ids.
+        augmentation: imgaug augmenter, `mrcnn.data.policy.Policy` or None.
+        no_augmentation_sources: list of sources whose pictures are not augmented, or None.
+        seed: int >= 0. Order and augmentation follow from it and the epoch.
+        workers: int, threads; with 0 the caller's thread loads.
+        prefetch: int, batches to load ahead; each takes the memory of a batch.
+        repeat_factors: float [num_images] from `mrcnn.data.sampling.image_weights`, or None for one
+            visit of each picture in a pass.
+        shard: (index, count): of each batch only the pictures index * B / count ... are loaded
+            and given, so that `count` processes share the work and together see the batch that
+            a single one would.
+
+    Attributes:
+        dataset, config, batch_size, shuffle, seed, workers, prefetch: as given.
+        pictures_a_step: int, b: this shard's pictures in a batch.
+        wait_seconds: float, time that consumers have waited for pictures so far.
+
+    Raises:
+        ValueError: if dataset and configuration do not fit each other, or the shard the batch,
+            or if `augmentation` may move pixels without moving masks.
+        TypeError: if `augmentation` is something else.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        config,
+        *,
+        batch_size,
+        shuffle,
+        augmentation=None,
+        no_augmentation_sources=None,
+        seed=0,
+        workers=2,
+        prefetch=2,
+        repeat_factors=None,
+        shard=(0, 1),
+    ):
+        check_augmentation(augmentation)
+        self._sampler = Sampler(dataset, config, augmentation, no_augmentation_sources)
+        self.dataset, self.config = dataset, config
+        self._image_shape = tuple(config.IMAGE_SHAPE)
+        self._image_ids = np.array(dataset.image_ids)
+        self._repeat_factors = checked_factors(repeat_factors, len(self._image_ids))
+        self._part = _shard_of(batch_size, shard)
+        self.pictures_a_step = len(self._part)
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.workers, self.prefetch = workers, prefetch
+        self.wait_seconds = 0.0
+
+    def __len__(self):
+        """Batches in one pass over the pictures, the last filled up; with repeat factors the
+        expected number."""
+        visits = len(self._image_ids)
+        if self._repeat_factors is not None:
+            visits = math.ceil(self._repeat_factors.sum() - 1e-6)
+        return -(-visits // self.batch_size)
+
+    def epoch(self, epoch_number, steps=None, start=0):
+        """Yields the batches of an epoch; close the generator to stop its threads early.
+
+        Args:
+            epoch_number: int >= 0.
+            steps: int, number of batches; None for one pass. Epochs of half a pass or less
+                share one, so that no picture comes again before most others came; a batch
+                beyond the end of a pass goes on with the next pass's order.
+            start: int, batches to pass over, unloaded: of an epoch that was cut off there.
+
+        Yields:
+            list of images float32 [b, H, W, 3] molded, image_meta float32 [b, M], rpn_match
+            int32 [b, A, 1], rpn_bbox float32 [b, R, 4], gt_class_ids int32 [b, G],
+            gt_boxes int32 [b, G, 4], gt_masks bool [b, h, w, G].
+
+        Raises:
+            PictureError: naming the picture that cannot be loaded.
+        """
+        steps = len(self) if steps is None else steps
+        with contextlib.closing(self._loaded(self._jobs(epoch_number, steps, start))) as samples:
+            for _ in range(start, steps):
+                begun = time.perf_counter()
+                batch = _assemble(list(itertools.islice(samples, len(self._part))))
+                self.wait_seconds += time.perf_counter() - begun
+                yield batch
+
+    def image_ids_of(self, epoch_number, steps=None):
+        """int [steps, B]: the pictures of each batch of an epoch, over all shards."""
+        steps = len(self) if steps is None else steps
+        visits = steps * self.batch_size
+        shares = self._shares_of_a_pass(visits)
+        order = epoch_order(
+            self._image_ids,
+            (epoch_number % shares + 1) * visits,
+            np.random.default_rng((self.seed, epoch_number // shares)),
+            shuffle=self.shuffle,
+            repeat_factors=self._repeat_factors,
+        )
+        return order[len(order) - visits :].reshape(steps, self.batch_size)
+
+    def _shares_of_a_pass(self, visits):
+        """Whole epochs of so many visits in one pass, 1 or more; 1 without shuffling."""
+        if not self.shuffle or not visits:
+            return 1
+        whole = len(self._image_ids)
+        if self._repeat_factors is not None:
+            whole = int(np.floor(self._repeat_factors).sum())  # a pass has no fewer
+        return max(1, whole // visits)
+
+    def _jobs(self, epoch, steps, start):
+        """Yields a `_Job` for each picture of this shard, in order."""
+        for step, image_ids in enumerate(self.image_ids_of(epoch, steps)[start:], start):
+            # One array a batch, which its pictures are molded into: stacking would copy them.
+            images = np.empty((len(self._part), *self._image_shape), np.float32)
+            for place, i in enumerate(self._part):
+                yield _Job(epoch, step * self.batch_size + i, image_ids[i], images[place])
+
+    def _load(self, job):
+        # Seeded by the position, so that a picture in a second pass is augmented anew.
+        rng = np.random.default_rng((self.seed, job.epoch, job.position))
+        inputs, _ = self._sampler.load(job.image_id, rng, keep_empty=True, out=job.out)
+        return [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
+
+    def _loaded(self, jobs):
+        """Yields the arrays of the jobs' pictures in order, loading ahead."""
+        if not self.workers:
+            yield from map(self._load, jobs)
+            return
+        pool = ThreadPoolExecutor(
+            self.workers, thread_name_prefix="batch-loader", initializer=_share_cores
+        )
+        try:
+            ahead = itertools.islice(jobs, (self.prefetch + 1) * len(self._part))
+            pending = collections.deque(pool.submit(self._load, job) for job in ahead)
+            while pending:
+                sample = pending.popleft().result()
+                pending.extend(pool.submit(self._load, job) for job in itertools.islice(jobs, 1))
+                yield sample
+        finally:
+            # Waits only for the pictures that are being loaded.
+            pool.shutdown(cancel_futures=True)
+
+
+def _share_cores():
+    """Keeps OpenCV from starting threads of its own under each of the loader's."""
+    with contextlib.suppress(ImportError):  # data sets with own masks need no OpenCV
+        import cv2
+
+        cv2.setNumThreads(1)
+
+
+def _assemble(samples):
+    """Arrays of pictures -> arrays of the batch; the molded pictures are in one already."""
+    images, *others = zip(*samples, strict=True)
+    return [images[0].base, *(np.stack(arrays) for arrays in others)]
+
+
+def _shard_of(batch_size, shard):
+    """range of the places in a batch that a shard has."""
+    index, count = shard
+    if not 0 <= index < count or batch_size % count:
+        raise ValueError(
+            f"the shard is {index} of {count} (counted from 0) of batches of {batch_size}; the "
+            "batch size must be a multiple of the number of shards"
+        )
+    part = batch_size // count
+    return range(index * part, (index + 1) * part)

@@ -1,0 +1,414 @@
+"""One picture of DeepFashion2 -> COCO records, with all that is wrong with it listed.
+
+Files: `image/000001.jpg` and `annos/000001.json`, which holds `source`, `pair_id` and the garments
+`item1`, `item2`, ... Boxes there are [x1, y1, x2, y2], in COCO [x, y, w, h]; both, polygons
+[x1, y1, x2, y2, ...] and landmarks [x1, y1, v1, ...] are in pixels of the picture as stored (no
+EXIF rotation: that is what the loader trains on), x2 and y2 of boxes exclusive.
+
+The official form is that of `evaluation/deepfashion2_to_coco.py` in the data set's repository.
+"""
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as mask_utils
+
+from mrcnn.core.classes import (
+    DEEPFASHION2,
+    DEEPFASHION2_CATEGORY_IDS,
+    DEEPFASHION2_LANDMARK_OFFSETS,
+)
+
+SOURCES = ("user", "shop")
+# Lowest and highest value of the item attributes that evaluation subsets are made from.
+ATTRIBUTES = {
+    "scale": (1, 3),
+    "occlusion": (1, 3),
+    "zoom_in": (1, 3),
+    "viewpoint": (1, 3),
+    "style": (0, 2**31 - 1),
+}
+NUM_LANDMARKS = DEEPFASHION2_LANDMARK_OFFSETS[-1]
+_NUMBER_TYPES = {int, float}
+_KEPT = "kept as it is, for the official form"
+
+
+class Form(NamedTuple):
+    """What to write.
+
+    Attributes:
+        keypoints: add the 294 landmarks (x, y, visibility) and their number.
+        official: the official tool's fields and values: boxes and polygons as annotated, area
+            w * h, keypoints, none of the attributes that its authors left out.
+    """
+
+    keypoints: bool = False
+    official: bool = False
+
+
+class Problem(NamedTuple):
+    """A finding: its place, what kind, the details, and what was done about it."""
+
+    file: str
+    item: str
+    kind: str
+    detail: str
+    action: str
+
+
+class Unusable(ValueError):
+    """A picture or an item that can't be converted; holds the kind of problem and details."""
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+class Place:
+    """Where in a split problems are found, so that a finding names its file and item."""
+
+    def __init__(self, problems: list[Problem], file: str):
+        self.problems = problems
+        self.file = file
+        self.item = ""
+
+    def note(self, kind: str, detail: str, action: str) -> None:
+        self.problems.append(Problem(self.file, self.item, kind, detail, action))
+
+
+def categories(form: Form) -> list[dict[str, Any]]:
+    """COCO's category records of the 13 garments, ids 1..13."""
+    extra: dict[str, Any] = {}
+    if form.keypoints or form.official:
+        extra = {"keypoints": [str(i + 1) for i in range(NUM_LANDMARKS)], "skeleton": []}
+    supercategory = "clothes" if form.official else "clothing"
+    return [
+        {"id": i, "name": name, "supercategory": supercategory, **extra}
+        for i, name in enumerate(DEEPFASHION2)
+        if i > 0
+    ]
+
+
+def convert_picture(
+    folder: Path, picture: str, annotation: str | None, form: Form, problems: list[Problem]
+) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """One picture's COCO image record and annotations, both without ids.
+
+    Args:
+        folder: of the split, with `image/` and `annos/`.
+        picture: name of the file in `image/`.
+        annotation: name of the file in `annos/`; None for a picture that has none to have.
+        form: what to write.
+        problems: takes what was found.
+
+    Returns:
+        The records, or None, after a note in `problems`, if the picture can't be used.
+    """
+    place = Place(problems, picture)
+    try:
+        width, height = picture_size(folder / "image" / picture)
+        data = {} if annotation is None else read_annotation(folder / "annos" / annotation, place)
+    except Unusable as error:
+        place.note(error.kind, error.detail, "picture skipped")
+        return None
+    image = {"file_name": picture, "width": width, "height": height}
+    if annotation is not None:
+        image |= _picture_fields(data, place)
+    items = []
+    for name in sorted((k for k in data if re.fullmatch("item[0-9]{1,9}", k)), key=_item_number):
+        place.item = name
+        try:
+            items.append(convert_item(data[name], width, height, form, place))
+        except Unusable as error:
+            place.note(error.kind, error.detail, "item skipped")
+    if form.official:
+        pair_id = image.pop("pair_id", None)
+        image.pop("source", None)
+        image |= {"coco_url": "", "date_captured": "", "flickr_url": "", "license": 0}
+        items = [{**item, "pair_id": pair_id} for item in items]
+    return image, items
+
+
+def _picture_fields(data: dict[str, Any], place: Place) -> dict[str, Any]:
+    """pair_id and source; notes keys that are neither these nor items."""
+    for key in data:
+        if key not in ("source", "pair_id") and not re.fullmatch("item[0-9]{1,9}", key):
+            place.note(
+                "unknown key", f"{key!r} is neither an item nor pair_id or source", "ignored"
+            )
+    pair_id = checked_number(data, "pair_id", 0, 2**53, place)
+    source = data.get("source")
+    if source not in SOURCES:
+        place.note("bad attribute", f"source is {source!r}", "set to null")
+        source = None
+    return {"pair_id": pair_id, "source": source}
+
+
+def _item_number(name: str) -> int:
+    """'item12' -> 12, because item10 comes after item9."""
+    return int(name.removeprefix("item"))
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) in stored pixels; reads the file's header only."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except FileNotFoundError:
+        raise Unusable("missing picture", f"no {Path(path).name} in image/") from None
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise Unusable("unreadable picture", str(error)) from error
+
+
+def read_annotation(path: Path, place: Place) -> dict[str, Any]:
+    """The content of an annotation file; notes items under a key that was there before."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise Unusable("missing annotation", f"no {path.name} in annos/") from None
+    except OSError as error:
+        raise Unusable("unreadable annotation", str(error)) from error
+    try:
+        data = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # The slower parser takes NaN and Infinity, so that one such number costs a polygon or
+        # a box and not the picture.
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Unusable("broken JSON", str(error)) from error
+    if not isinstance(data, dict):
+        raise Unusable("broken JSON", f"holds a {type(data).__name__}, not an object")
+    # Readers of JSON keep the last of equal keys and say nothing. Counting the quotes is quick;
+    # only a count that doesn't fit is looked into.
+    if text.count(b'"item') != sum(key.startswith("item") for key in data):
+        _note_duplicates(text, place)
+    return data
+
+
+def _note_duplicates(text: bytes, place: Place) -> None:
+    top: list[tuple[str, Any]] = []
+
+    def keep_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        top[:] = pairs  # objects end from the inside out: the last call is the outermost
+        return dict(pairs)
+
+    data = json.loads(text, object_pairs_hook=keep_pairs)
+    for key, count in Counter(name for name, _ in top).items():
+        if count > 1:
+            same = all(value == data[key] for name, value in top if name == key)
+            place.item = key if re.fullmatch("item[0-9]{1,9}", key) else ""
+            detail = f"{key!r} occurs {count} times, " + ("all equal" if same else "not all equal")
+            place.note("duplicated key", detail, "the last one taken")
+    place.item = ""
+
+
+def convert_item(item: Any, width: int, height: int, form: Form, place: Place) -> dict[str, Any]:
+    """One garment's COCO annotation, without ids.
+
+    Args:
+        item: value of `item1`, `item2`, ... in an annotation file.
+        width: of the picture, pixels.
+        height: of the picture, pixels.
+        form: what to write.
+        place: takes the problems that are repaired.
+
+    Raises:
+        Unusable: if the category is unknown or ambiguous, or no polygon is usable.
+    """
+    if not isinstance(item, dict):
+        raise Unusable("bad item", f"is a {type(item).__name__}, not an object")
+    category_id = checked_category(item, form, place)
+    polygons, area = usable_polygons(item.get("segmentation"), width, height, form, place)
+    box = usable_box(item.get("bounding_box"), polygons, width, height, form, place)
+    points = usable_landmarks(item, category_id, form, place)
+    if form.official:
+        area = box[2] * box[3]
+    record = {
+        "category_id": category_id,
+        "bbox": box,
+        "area": area,
+        "iscrowd": 0,
+        "segmentation": polygons,
+    }
+    for name, (low, high) in ATTRIBUTES.items():
+        value = checked_number(item, name, low, high, place)
+        if name == "style" or not form.official:
+            record[name] = value
+    if points is not None:
+        record |= keypoints(points, category_id)
+    return record
+
+
+def checked_category(item: dict[str, Any], form: Form, place: Place) -> int:
+    """The category id, 1..13, if `category_name` agrees with it."""
+    category_id, name = item.get("category_id"), item.get("category_name")
+    if type(category_id) is not int or not 1 <= category_id < len(DEEPFASHION2):
+        raise Unusable("unknown category", f"category_id is {category_id!r}, not 1 to 13")
+    known = DEEPFASHION2_CATEGORY_IDS.get(name) if isinstance(name, str) else None
+    if known == category_id:
+        return category_id
+    if known is None:
+        problem = ("unknown category", f"category_name is {name!r}")
+    else:
+        detail = f"category_id is {category_id} but {name!r} has id {known}"
+        problem = ("category mismatch", detail)
+    if not form.official:
+        raise Unusable(*problem)
+    place.note(*problem, "the category_id taken, for the official form")
+    return category_id
+
+
+def checked_number(
+    record: dict[str, Any], name: str, low: int, high: int, place: Place
+) -> int | None:
+    """The whole number `record[name]`; None, with a note, if it isn't in low..high."""
+    value = record.get(name)
+    if type(value) is int and low <= value <= high:
+        return value
+    place.note("bad attribute", f"{name} is {value!r}", "set to null")
+    return None
+
+
+def usable_polygons(
+    polygons: Any, width: int, height: int, form: Form, place: Place
+) -> tuple[list[list[float]], float]:
+    """The polygons that cover pixels of the picture, and the area of their union in pixels.
+
+    The official form keeps all that are lists of numbers.
+    """
+    if not isinstance(polygons, list):
+        raise Unusable("bad segmentation", f"is a {type(polygons).__name__}, not a list")
+    kept, masks = [], []
+    for position, polygon in enumerate(polygons, 1):
+        try:
+            masks.append(polygon_mask(polygon, width, height))
+            kept.append(polygon)
+        except Unusable as error:
+            numbers = form.official and isinstance(polygon, list) and all_finite(polygon)
+            action = _KEPT if numbers else "polygon dropped"
+            place.note(error.kind, f"polygon {position} {error.detail}", action)
+            if numbers:
+                kept.append(polygon)
+    if not kept:
+        raise Unusable("no usable polygon", f"none of {len(polygons)}")
+    # Merging takes time, and most garments have one polygon.
+    return kept, int(mask_utils.area(masks[0] if len(masks) == 1 else mask_utils.merge(masks)))
+
+
+def polygon_mask(polygon: Any, width: int, height: int) -> dict[str, Any]:
+    """One polygon as a run-length encoded mask of the picture's size."""
+    if not isinstance(polygon, list):
+        raise Unusable("bad polygon", f"is a {type(polygon).__name__}, not a list")
+    if not all_finite(polygon):
+        raise Unusable("non-finite number", "has a value that is no finite number")
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise Unusable("bad polygon", f"has {len(polygon)} values; 3 or more points are needed")
+    # Points a whole picture away are not sloppy outlines, and rasterising takes time and memory
+    # by their distance.
+    xs, ys = polygon[0::2], polygon[1::2]
+    if min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height:
+        raise Unusable("bad polygon", "has points far outside the picture")
+    mask = mask_utils.frPyObjects([polygon], height, width)[0]
+    if not mask_utils.area(mask):
+        raise Unusable("empty polygon", "covers no pixel of the picture")
+    return mask
+
+
+def usable_box(
+    box: Any, polygons: list[list[float]], width: int, height: int, form: Form, place: Place
+) -> list[float]:
+    """The box [x, y, w, h] clipped to the picture; that of the polygons if `box` is no use."""
+    if not isinstance(box, list) or len(box) != 4:
+        problem = ("bad box", f"{box!r} is no list of 4 numbers")
+    elif not all_finite(box):
+        problem = ("non-finite number", f"the box is {box}")
+    else:
+        clipped = clip_box(box, width, height)
+        if clipped == box:
+            return to_xywh(box)
+        if clipped is not None:
+            problem = ("box beyond picture", f"{box} in {width} x {height}")
+        else:
+            problem = ("bad box", f"{box} is empty or outside the {width} x {height} picture")
+        if form.official:
+            place.note(*problem, _KEPT)
+            return to_xywh(box)
+        if clipped is not None:
+            place.note(*problem, "clipped")
+            return to_xywh(clipped)
+    if form.official:
+        raise Unusable(*problem)
+    place.note(*problem, "box taken from the polygons")
+    xs = [x for polygon in polygons for x in polygon[0::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    around = clip_box([min(xs), min(ys), max(xs), max(ys)], width, height)
+    if around is None:
+        raise Unusable("bad box", "the box of the polygons is empty too")
+    return to_xywh(around)
+
+
+def clip_box(box: list[float], width: int, height: int) -> list[float] | None:
+    """[x1, y1, x2, y2] cut to the picture; None if nothing is left."""
+    x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    return [x1, y1, x2, y2] if x1 < x2 and y1 < y2 else None
+
+
+def to_xywh(box: list[float]) -> list[float]:
+    """[x1, y1, x2, y2] -> [x, y, w, h]."""
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
+def usable_landmarks(
+    item: dict[str, Any], category_id: int, form: Form, place: Place
+) -> list[float] | None:
+    """The category's landmarks [x, y, v] * n; zeros if they are no use, None if not asked for.
+
+    They are checked in any case, unless the item has none and none are asked for.
+    """
+    wanted = form.keypoints or form.official
+    if not wanted and "landmarks" not in item:
+        return None
+    points = item.get("landmarks")
+    first, end = DEEPFASHION2_LANDMARK_OFFSETS[category_id - 1 : category_id + 1]
+    count = end - first
+    if not isinstance(points, list):
+        problem = ("bad landmarks", f"is a {type(points).__name__}, not a list")
+    elif len(points) != 3 * count:
+        name = DEEPFASHION2[category_id]
+        problem = ("bad landmarks", f"{len(points)} numbers; {name} has 3 x {count}")
+    elif not all_finite(points):
+        problem = ("non-finite number", "a landmark has a value that is no finite number")
+    elif not set(points[2::3]) <= {0, 1, 2}:
+        problem = ("bad landmarks", "a visibility is none of 0, 1, 2")
+    else:
+        return points if wanted else None
+    place.note(*problem, "landmarks set to 0" if wanted else "landmarks not used")
+    return [0] * (3 * count) if wanted else None
+
+
+def keypoints(points: list[float], category_id: int) -> dict[str, Any]:
+    """COCO's `keypoints` (3 x 294 numbers, other categories' are 0) and `num_keypoints`."""
+    first, end = DEEPFASHION2_LANDMARK_OFFSETS[category_id - 1 : category_id + 1]
+    return {
+        "num_keypoints": sum(v > 0 for v in points[2::3]),
+        "keypoints": [0] * (3 * first) + points + [0] * (3 * (NUM_LANDMARKS - end)),
+    }
+
+
+def all_finite(values: list[Any]) -> bool:
+    """Whether all are JSON numbers that a float can hold; True, False, NaN are not."""
+    if not set(map(type, values)) <= _NUMBER_TYPES:
+        return False
+    limit = sys.float_info.max
+    # NaN compares false with anything, and a sum that has one is NaN.
+    total = sum(values)
+    return not values or (total == total and min(values) >= -limit and max(values) <= limit)

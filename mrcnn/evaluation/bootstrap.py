@@ -1,0 +1,207 @@
+"""How far average precision would move with other pictures: the bootstrap over pictures.
+
+A resample draws as many pictures as there are, some twice, some not at all, and scores them by
+the matches that are known already. Two runs on the same pictures are given the same resamples,
+so that what makes a picture hard for both drops out of their difference.
+
+I pictures, K classes, A views, T IoU thresholds, R resamples.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from mrcnn.core.files import write_atomically
+from mrcnn.evaluation.average_precision import (
+    IGNORED,
+    RECALLS,
+    RIGHT,
+    THRESHOLDS,
+    Matches,
+)
+
+# Elements of the largest array; more resamples are worked off in parts.
+CHUNK = 20_000_000
+LEVEL = 95  # per cent of the resamples that an interval holds
+_ARRAYS = ("rows", "image", "classes", "scores", "rank", "codes")
+_TRUTH = ("truth_image", "truth_classes", "truth_ignored")
+
+
+def draw_weights(images, resamples, seed):
+    """How often each picture is drawn.
+
+    Returns:
+        [I, R] int32; each column adds up to `images`. The same for the same arguments.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((images, resamples), np.int32)
+    for r in range(resamples if images else 0):
+        weights[:, r] = np.bincount(rng.integers(0, images, images), minlength=images)
+    return weights
+
+
+def ap_samples(matches, weights):
+    """Average precision of every resample.
+
+    Args:
+        matches: `Matches`.
+        weights: [I, R] int32 of `draw_weights`.
+
+    Returns:
+        [A, K, T, R] float, NaN where a resample has nothing to find. With weights of 1 it is
+        the average precision itself.
+    """
+    classes, views = len(matches.names), len(matches.views)
+    samples = np.full((views, classes, len(THRESHOLDS), weights.shape[1]), np.nan)
+    bounds = np.searchsorted(matches.classes, np.arange(classes + 1))
+    for k in range(classes):
+        part = slice(bounds[k], bounds[k + 1])
+        image = matches.image[part]
+        step = max(1, CHUNK // max(len(image), 1))
+        for begin in range(0, weights.shape[1], step):
+            chosen = slice(begin, begin + step)
+            drawn = np.ascontiguousarray(weights[:, chosen])
+            before = np.cumsum(drawn[image], axis=0, dtype=np.int32)
+            for a in range(views):
+                mine = (matches.truth_classes == k) & ~matches.truth_ignored[a]
+                instances = drawn[matches.truth_image[mine]].sum(axis=0)
+                for t in range(len(THRESHOLDS)):
+                    codes = matches.codes[part, a, t]
+                    values = _average_precision(codes, image, drawn, before, instances)
+                    samples[a, k, t, chosen] = values
+    return samples
+
+
+def _average_precision(codes, image, drawn, before, instances):
+    """[R] AP of one class at one threshold, by the detections that are right.
+
+    Only they raise the recall, so all others matter by their number alone.
+
+    Args:
+        codes, image: [n] of the class's detections, best first.
+        drawn: [I, R]. before: [n, R] detections drawn up to each. instances: [R] to be found.
+    """
+    right, ignored = np.flatnonzero(codes == RIGHT), np.flatnonzero(codes == IGNORED)
+    hits = np.cumsum(drawn[image[right]], axis=0)
+    counted = before[right]
+    if len(ignored):
+        dropped = np.vstack([np.zeros_like(drawn[:1]), np.cumsum(drawn[image[ignored]], axis=0)])
+        counted = counted - dropped[np.searchsorted(ignored, right)]
+    precision = hits / np.maximum(counted, 1)
+    precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    total = np.maximum(instances, 1)
+    # How many of the recalls 0, 0.01, ... 1 are reached, to the last bit as COCO compares them.
+    reached = 100 * hits // total + (hits > 0)
+    reached -= RECALLS[np.maximum(reached - 1, 0)] > hits / total
+    gained = np.diff(reached, axis=0, prepend=np.zeros_like(reached[:1]))
+    ap = (gained * precision).sum(axis=0) / len(RECALLS)
+    return np.where(instances > 0, ap, np.nan)
+
+
+def interval(values):
+    """[low, high] that hold `LEVEL` per cent of the values; None if some half has no value."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    margin = (100 - LEVEL) / 2
+    return [float(v) for v in np.percentile(values, [margin, 100 - margin])]
+
+
+def headline_samples(matches, samples):
+    """The resamples of every AP that a report shows, by the key it has there.
+
+    Args:
+        samples: [A, K, T, R] of `ap_samples`.
+
+    Returns:
+        dict of tuple -> [R]: ("AP",), ("AP50",), ("AP75",), ("APs",), ("APm",), ("APl",),
+        ("per_class", name), ("subsets", attribute, value).
+    """
+    found: dict[tuple, np.ndarray] = {
+        ("AP",): samples[0],
+        ("AP50",): samples[0, :, :1],
+        ("AP75",): samples[0, :, 5:6],
+    }
+    for a, (group, value) in enumerate(matches.views):
+        if group != "size":
+            found["subsets", group, value] = samples[a]
+        elif value != "all":
+            found[f"AP{value[0]}",] = samples[a]
+    means = {key: _mean_of_classes(values) for key, values in found.items()}
+    for k, name in enumerate(matches.names):
+        means["per_class", name] = samples[0, k].mean(axis=0)
+    return means
+
+
+def _mean_of_classes(values):
+    """[R] mean of [K, T, R] over the classes that a resample has and the thresholds."""
+    per_class = values.mean(axis=1)
+    known = ~np.isnan(per_class)
+    counts = known.sum(axis=0)
+    totals = np.where(known, per_class, 0).sum(axis=0)
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def save_matches(path, image_ids, matches):
+    """Writes what a later comparison needs.
+
+    Args:
+        path: of the .npz file.
+        image_ids: [I] int.
+        matches: {kind: `Matches`} of one data set.
+    """
+    arrays = {"image_ids": image_ids}
+    for kind, found in matches.items():
+        arrays |= {f"{kind}.{name}": getattr(found, name) for name in (*_ARRAYS, *_TRUTH)}
+        arrays[f"{kind}.views"] = np.array(found.views)
+        arrays[f"{kind}.names"] = np.array(found.names)
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    write_atomically(path, data.getvalue())
+
+
+def load_matches(path):
+    """What `save_matches` wrote: image_ids and {kind: `Matches`}.
+
+    Raises:
+        ValueError: if there is no such file or it is none of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"no {path}, which holds the matches of each picture; without it a difference has no "
+            "interval. Give the metrics.json in the folder where model.py evaluate wrote it"
+        )
+    try:
+        with np.load(path) as arrays:
+            image_ids = arrays["image_ids"]
+            kinds = dict.fromkeys(name.split(".")[0] for name in arrays.files if "." in name)
+            return image_ids, {kind: _matches(arrays, kind, len(image_ids)) for kind in kinds}
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is no file of matches by model.py evaluate: {error}") from None
+
+
+def _matches(arrays, kind, images):
+    values = {name: arrays[f"{kind}.{name}"] for name in (*_ARRAYS, *_TRUTH)}
+    views = [(str(group), str(value)) for group, value in arrays[f"{kind}.views"]]
+    names = [str(name) for name in arrays[f"{kind}.names"]]
+    return Matches(views=views, names=names, images=images, **values)
+
+
+def check_same_data(image_ids, matches, other_ids, other):
+    """Raises ValueError unless both runs were scored on the same pictures and instances."""
+    if not np.array_equal(image_ids, other_ids):
+        common = len(np.intersect1d(image_ids, other_ids))
+        raise ValueError(
+            f"the runs were scored on other pictures: {len(image_ids)} here, {len(other_ids)} "
+            f"there, {common} in both; score both with the same --split and --limit"
+        )
+    for kind in matches.keys() & other.keys():
+        a, b = matches[kind], other[kind]
+        same = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in _TRUTH)
+        if not same or a.names != b.names or a.views != b.views:
+            raise ValueError(
+                "the runs were scored on other annotations of the same pictures; convert the "
+                "data once, and score both with these annotations"
+            )

@@ -1,0 +1,199 @@
+"""Scores of detections: matterport's AP of single pictures, and COCO's of a data set.
+
+Letters used below: G ground truth instances and P predictions of one picture, H and W its rows
+and columns. A box is (y1, x1, y2, x2) in pixels of the picture, y2/x2 exclusive.
+"""
+
+import numpy as np
+
+from mrcnn.coco.ground_truth import read_results, read_truth
+from mrcnn.core import boxes
+from mrcnn.core.boxes import compute_overlaps_masks, trim_zeros
+from mrcnn.evaluation.average_precision import (
+    accumulate,
+    compute_overlaps,
+    make_views,
+    match,
+    mean,
+    summary,
+)
+
+
+def compute_matches(
+    gt_boxes,
+    gt_class_ids,
+    gt_masks,
+    pred_boxes,
+    pred_class_ids,
+    pred_scores,
+    pred_masks,
+    iou_threshold=0.5,
+    score_threshold=0.0,
+):
+    """Pairs predictions with ground truth, the best prediction choosing first.
+
+    Args:
+        gt_boxes: [G, (y1, x1, y2, x2)]; all-zero rows at the end are padding, here and in
+            pred_boxes, and drop out with what belongs to them.
+        gt_class_ids: [G] int.
+        gt_masks: [H, W, G] bool.
+        pred_boxes: [P, (y1, x1, y2, x2)].
+        pred_class_ids: [P] int.
+        pred_scores: [P].
+        pred_masks: [H, W, P] bool.
+        iou_threshold: masks must overlap at least so much.
+        score_threshold: despite its name a second bound on the overlap, as in the original.
+
+    Returns:
+        gt_match: [G] float64, the matching prediction, -1 without one. Predictions are counted
+            by descending score, from here on too.
+        pred_match: [P] float64, the matching ground truth instance, -1 without one.
+        overlaps: [P, G] IoU of the masks.
+    """
+    gt_count, pred_count = len(trim_zeros(gt_boxes)), len(trim_zeros(pred_boxes))
+    order = np.argsort(pred_scores[:pred_count], kind="stable")[::-1]
+    classes = np.asarray(pred_class_ids)[order]
+    overlaps = compute_overlaps_masks(
+        np.asarray(pred_masks)[..., order], np.asarray(gt_masks)[..., :gt_count]
+    )
+    gt_match, pred_match = np.full(gt_count, -1.0), np.full(pred_count, -1.0)
+    least = np.float64(max(iou_threshold, score_threshold))  # not rounded to float32
+    for i, row in enumerate(overlaps):
+        fits = (row >= least) & (gt_match < 0)
+        fits &= np.asarray(gt_class_ids)[:gt_count] == classes[i]
+        if fits.any():
+            best = np.where(fits, row, -1).argmax()
+            gt_match[best], pred_match[i] = i, best
+    return gt_match, pred_match, overlaps
+
+
+def compute_ap(
+    gt_boxes,
+    gt_class_ids,
+    gt_masks,
+    pred_boxes,
+    pred_class_ids,
+    pred_scores,
+    pred_masks,
+    iou_threshold=0.5,
+):
+    """Average precision of one picture (VOC's: the area under the precision-recall curve).
+
+    Args:
+        as of `compute_matches`.
+
+    Returns:
+        mAP: float, 0 without ground truth or without predictions.
+        precisions: [P + 2] precision after each prediction, made to fall; 0 at both ends.
+        recalls: [P + 2] recall after each prediction, between 0 and 1 at the ends.
+        overlaps: [P, G] IoU of the masks, predictions by descending score.
+    """
+    gt_match, pred_match, overlaps = compute_matches(
+        gt_boxes,
+        gt_class_ids,
+        gt_masks,
+        pred_boxes,
+        pred_class_ids,
+        pred_scores,
+        pred_masks,
+        iou_threshold,
+    )
+    hits = np.cumsum(pred_match > -1)
+    precisions = np.concatenate([[0], hits / (np.arange(len(hits)) + 1), [0]])
+    recalls = np.concatenate([[0], hits / max(1, len(gt_match)), [1]])
+    precisions = np.maximum.accumulate(precisions[::-1])[::-1]
+    return np.sum(np.diff(recalls) * precisions[1:]), precisions, recalls, overlaps
+
+
+def compute_ap_range(
+    gt_box,
+    gt_class_id,
+    gt_mask,
+    pred_box,
+    pred_class_id,
+    pred_score,
+    pred_mask,
+    iou_thresholds=None,
+    verbose=1,
+):
+    """Mean of `compute_ap` over several IoU thresholds.
+
+    Args:
+        iou_thresholds: sequence of float; by default 0.5, 0.55, ... 0.95.
+        verbose: 1 prints the AP at each threshold and the mean.
+        the others as of `compute_matches`.
+
+    Returns:
+        float.
+    """
+    thresholds = np.arange(0.5, 1.0, 0.05) if iou_thresholds is None else iou_thresholds
+    truth, predicted = (
+        (gt_box, gt_class_id, gt_mask),
+        (pred_box, pred_class_id, pred_score, pred_mask),
+    )
+    scores = [compute_ap(*truth, *predicted, iou_threshold=t)[0] for t in thresholds]
+    mean = np.mean(scores)
+    if verbose:
+        for threshold, score in zip(thresholds, scores, strict=True):
+            print(f"AP @{threshold:.2f}:\t {score:.3f}")
+        print(f"AP @{thresholds[0]:.2f}-{thresholds[-1]:.2f}:\t {mean:.3f}")
+    return mean
+
+
+def compute_recall(pred_boxes, gt_boxes, iou):
+    """Share of ground truth boxes that are some prediction's best overlap.
+
+    Args:
+        pred_boxes: [P, (y1, x1, y2, x2)] in any frame.
+        gt_boxes: [G, (y1, x1, y2, x2)] in the same frame.
+        iou: float, boxes must overlap at least so much.
+
+    Returns:
+        recall: float in 0..1, 0 without ground truth.
+        positive_ids: [found] int, predictions that overlap a ground truth box so much.
+    """
+    overlaps = boxes.compute_overlaps(pred_boxes, gt_boxes)
+    if 0 in overlaps.shape:
+        return 0.0, np.zeros(0, np.int64)
+    positive_ids = np.flatnonzero(overlaps.max(axis=1) >= iou)
+    found = np.unique(overlaps[positive_ids].argmax(axis=1))
+    return len(found) / overlaps.shape[1], positive_ids
+
+
+def coco_scores(annotations, results, kinds=("bbox", "segm"), image_ids=None):
+    """COCO's average precision and recall: what training watches, and scripts ask for.
+
+    Args:
+        annotations: path of a COCO json, its content, a loaded `pycocotools.coco.COCO`, or the
+            `Truth` that `coco_data.read_truth` made of it, which saves reading it each time.
+        results: list of dicts in COCO's result format: image_id, category_id, score, bbox
+            [x, y, width, height] in pixels and segmentation (RLE or polygons). Of bbox and
+            segmentation the missing one may be left out if kinds doesn't ask for it; a missing
+            bbox is taken from the segmentation.
+        kinds: of "bbox" and "segm", which to score.
+        image_ids: pictures to score, by default all of the annotations. Results of others are
+            left out.
+
+    Returns:
+        {kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm",
+        "ARl": float in 0..1, "per_class": {category name: AP}}}. None stands where there is no
+        ground truth (of this size or class) and thus no score. The size of a detection is
+        that of its mask for "segm", that of its box for "bbox".
+
+    Raises:
+        ValueError: if a result, or image_ids, refers to a picture or category that the
+            annotations don't have, a kind is unknown, a score is no finite number, or a result
+            lacks what a kind needs.
+    """
+    truth = read_truth(annotations, image_ids)
+    detections = read_results(truth, results, masks="segm" in kinds)
+    views = make_views(truth, subsets=False)
+    scores = {}
+    for kind in kinds:
+        overlaps = compute_overlaps(truth, detections, kind)
+        found = accumulate(match(truth, detections, kind, views, overlaps))
+        per_class = [mean(found.precision[:, :, k, 0]) for k in range(len(truth.names))]
+        scores[kind] = summary(found) | {
+            "per_class": dict(zip(truth.names, per_class, strict=True))
+        }
+    return scores

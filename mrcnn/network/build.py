@@ -1,0 +1,327 @@
+"""The two models: one that trains, one that detects.
+
+They share their layers' names and weights, not the objects. Shapes: B batch, A anchors,
+G = MAX_GT_INSTANCES, T = TRAIN_ROIS_PER_IMAGE, D = DETECTION_MAX_INSTANCES, C classes.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers as KL
+
+from mrcnn.core import boxes as np_boxes
+from mrcnn.network import weights
+from mrcnn.network.backbone import build_backbone, fpn_graph
+from mrcnn.network.heads import (
+    DetectionLayer,
+    build_fpn_mask_graph,
+    fpn_classifier_graph,
+    mrcnn_bbox_loss_graph,
+    mrcnn_class_loss_graph,
+    mrcnn_mask_loss_graph,
+)
+from mrcnn.network.layers import fold_batch_norms, resolve_dtype
+from mrcnn.network.roi import DetectionTargetLayer, max_positive_rois
+from mrcnn.network.rpn import (
+    ProposalLayer,
+    build_rpn_model,
+    rpn_bbox_loss_graph,
+    rpn_class_loss_graph,
+)
+from mrcnn.network.tensor_ops import norm_boxes_graph, parse_image_meta_graph
+
+
+class Network(keras.Model):
+    """A functional model that reads and writes weights in matterport's HDF5 layout."""
+
+    def save_weights(self, filepath, overwrite=True, **attributes):
+        """Writes all weights; see `weights.save`."""
+        weights.save(self, filepath, overwrite=overwrite, **attributes)
+
+    def load_weights(self, filepath, by_name=False, exclude=(), **_):
+        """Reads weights; see `weights.load`. `filled` has the names of layers that got some."""
+        report = weights.load(self, filepath, by_name=by_name, exclude=exclude)
+        self.filled = getattr(self, "filled", frozenset()) | frozenset(report.loaded)
+        return report
+
+
+class NormBoxes(KL.Layer):
+    """Boxes [B, N, 4] in pixels of the molded picture -> normalised.
+
+    Inputs: boxes of any numeric dtype, the picture [B, H, W, channels].
+    """
+
+    def call(self, inputs):
+        boxes, image = inputs
+        return norm_boxes_graph(boxes, tf.shape(image)[1:3])
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs[0].shape, dtype="float32")
+
+
+class AnchorGrid(KL.Layer):
+    """The anchors of a picture [B, H, W, channels]: [1, A, (y1, x1, y2, x2)] normalised.
+
+    Args:
+        scales, ratios, strides, anchor_stride: as in `Config`.
+        shapes: f(image_shape) -> [levels, (height, width)], for backbones of one's own.
+    """
+
+    def __init__(self, scales, ratios, strides, anchor_stride, shapes=None, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.scales, self.ratios = [float(s) for s in scales], [float(r) for r in ratios]
+        self.strides, self.anchor_stride = [int(s) for s in strides], int(anchor_stride)
+        self.shapes = shapes
+
+    def call(self, image):
+        side = tuple(image.shape[1:3])
+        if None in side:
+            raise ValueError(
+                "the training model got pictures of unknown size; trace it for a fixed shape"
+            )
+        shapes = self.shapes(side) if self.shapes else np_boxes.backbone_shapes(side, self.strides)
+        anchors = np_boxes.generate_pyramid_anchors(
+            self.scales, self.ratios, shapes, self.strides, self.anchor_stride
+        )
+        return tf.constant(np_boxes.norm_boxes(anchors, side)[None], tf.float32)
+
+    def compute_output_spec(self, image):
+        return keras.KerasTensor((1, None, 4), dtype="float32")
+
+    def get_config(self):
+        names = ("scales", "ratios", "strides", "anchor_stride", "shapes")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class ActiveClasses(KL.Layer):
+    """image_meta [B, M] -> active_class_ids [B, C]."""
+
+    def call(self, meta):
+        return parse_image_meta_graph(meta)["active_class_ids"]
+
+    def compute_output_shape(self, input_shape):
+        width = input_shape[1]
+        return (input_shape[0], None if width is None else width - 12)
+
+
+class PadRois(KL.Layer):
+    """[B, n, ...] -> [B, count, ...], zeros appended."""
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.count = int(count)
+
+    def call(self, inputs):
+        rest = [[0, 0]] * (inputs.shape.rank - 2)
+        return tf.pad(inputs, [[0, 0], [0, self.count - inputs.shape[1]], *rest])
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.count, *input_shape[2:])
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count}
+
+
+LOSSES: dict[str, Callable] = {
+    "rpn_class_loss": rpn_class_loss_graph,
+    "rpn_bbox_loss": lambda *args: rpn_bbox_loss_graph(None, *args),
+    "mrcnn_class_loss": mrcnn_class_loss_graph,
+    "mrcnn_bbox_loss": mrcnn_bbox_loss_graph,
+    "mrcnn_mask_loss": mrcnn_mask_loss_graph,
+}
+
+
+class LossLayer(KL.Layer):
+    """One of the five losses as a layer; its inputs are the loss function's arguments.
+
+    Args:
+        loss: a key of `LOSSES`; also the layer's name.
+        options: dict of further arguments of the loss function.
+    """
+
+    def __init__(self, loss, options=None, **kwargs):
+        super().__init__(**{"name": loss, "dtype": "float32", **kwargs})
+        self.loss, self.options = loss, dict(options or {})
+
+    def call(self, inputs):
+        return LOSSES[self.loss](*inputs, **self.options)
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((), dtype="float32")
+
+    def get_config(self):
+        return {**super().get_config(), "loss": self.loss, "options": self.options}
+
+
+def _pyramid_and_rpn(image, config, dtype):
+    """P2..P5 for the heads, and the RPN's outputs over P2..P6, concatenated."""
+    _, *c_maps = build_backbone(image, config, dtype)
+    maps = fpn_graph(c_maps, config.TOP_DOWN_PYRAMID_SIZE, dtype)
+    rpn = build_rpn_model(
+        config.RPN_ANCHOR_STRIDE,
+        len(config.RPN_ANCHOR_RATIOS),
+        config.TOP_DOWN_PYRAMID_SIZE,
+        config.RPN_CONV_CHANNELS,
+        dtype,
+    )
+    levels = zip(*(rpn(m) for m in maps), strict=True)
+    names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
+    outputs = [
+        KL.Concatenate(axis=1, name=name, dtype="float32")(list(parts))
+        for name, parts in zip(names, levels, strict=True)
+    ]
+    return maps[:4], outputs
+
+
+def _class_head(rois, maps, meta, config, dtype, dropout=0.0):
+    return fpn_classifier_graph(
+        rois,
+        maps,
+        meta,
+        config.POOL_SIZE,
+        config.NUM_CLASSES,
+        config.TRAIN_BN,
+        config.FPN_CLASSIF_FC_LAYERS_SIZE,
+        dtype,
+        dropout,
+    )
+
+
+def _mask_head(rois, maps, meta, config, dtype):
+    return build_fpn_mask_graph(
+        rois,
+        maps,
+        meta,
+        config.MASK_POOL_SIZE,
+        config.NUM_CLASSES,
+        config.TRAIN_BN,
+        config.MASK_CONV_CHANNELS,
+        dtype,
+    )
+
+
+def build_inference_model(config):
+    """The detector.
+
+    Inputs: input_image [B, H, W, channels] molded, input_image_meta [B, M], input_anchors
+    [B or 1, A, 4] normalised.
+    Outputs: detections [B, D, (y1, x1, y2, x2, class id, score)], mrcnn_class [B, N, C],
+    mrcnn_bbox [B, N, C, 4], mrcnn_mask [B, D, h, w, C], rpn_rois [B, N, 4],
+    rpn_class [B, A, 2], rpn_bbox [B, A, 4].
+
+    Args:
+        config: `Config`.
+    """
+    dtype = resolve_dtype(config.COMPUTE_DTYPE)
+    image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
+    meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
+    anchors = KL.Input((None, 4), name="input_anchors")
+    maps, (_, rpn_class, rpn_bbox) = _pyramid_and_rpn(image, config, dtype)
+    rois = ProposalLayer(
+        config.POST_NMS_ROIS_INFERENCE, config.RPN_NMS_THRESHOLD, config, name="ROI"
+    )([rpn_class, rpn_bbox, anchors])
+    _, probs, deltas = _class_head(rois, maps, meta, config, dtype)
+    detections = DetectionLayer(config, name="mrcnn_detection")([rois, probs, deltas, meta])
+    masks = _mask_head(detections[..., :4], maps, meta, config, dtype)
+    outputs = [detections, probs, deltas, masks, rois, rpn_class, rpn_bbox]
+    return _finish([image, meta, anchors], outputs)
+
+
+def build_training_model(config):
+    """The model whose outputs end with the five losses.
+
+    Inputs: input_image [B, H, W, channels] molded, input_image_meta [B, M], input_rpn_match
+    [B, A, 1] int32, input_rpn_bbox [B, anchors that train, 4], input_gt_class_ids [B, G] int32,
+    input_gt_boxes [B, G, 4] pixels, input_gt_masks [B, h, w, G] bool; and input_roi
+    [B, N, 4] pixels if USE_RPN_ROIS is False.
+    Outputs: rpn_class_logits, rpn_class, rpn_bbox, mrcnn_class_logits, mrcnn_class, mrcnn_bbox,
+    mrcnn_mask, rpn_rois, output_rois, and the scalars rpn_class_loss, rpn_bbox_loss,
+    mrcnn_class_loss, mrcnn_bbox_loss, mrcnn_mask_loss. mrcnn_mask is 0 for RoIs that can't be
+    positive: masks are computed where the loss needs them.
+
+    Args:
+        config: `Config`.
+    """
+    dtype = resolve_dtype(config.COMPUTE_DTYPE)
+    image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
+    meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
+    rpn_match = KL.Input((None, 1), name="input_rpn_match", dtype="int32")
+    rpn_target = KL.Input((None, 4), name="input_rpn_bbox")
+    gt_ids = KL.Input((None,), name="input_gt_class_ids", dtype="int32")
+    gt_boxes = KL.Input((None, 4), name="input_gt_boxes")
+    mask_shape = config.MINI_MASK_SHAPE if config.USE_MINI_MASK else config.IMAGE_SHAPE[:2]
+    gt_masks = KL.Input((*map(int, mask_shape), None), name="input_gt_masks", dtype="bool")
+    inputs = [image, meta, rpn_match, rpn_target, gt_ids, gt_boxes, gt_masks]
+
+    maps, (rpn_logits, rpn_class, rpn_bbox) = _pyramid_and_rpn(image, config, dtype)
+    anchors = AnchorGrid(
+        config.RPN_ANCHOR_SCALES,
+        config.RPN_ANCHOR_RATIOS,
+        config.BACKBONE_STRIDES,
+        config.RPN_ANCHOR_STRIDE,
+        config.COMPUTE_BACKBONE_SHAPE,
+        name="anchors",
+    )(image)
+    rpn_rois = ProposalLayer(
+        config.POST_NMS_ROIS_TRAINING, config.RPN_NMS_THRESHOLD, config, name="ROI"
+    )([rpn_class, rpn_bbox, anchors])
+    proposals = rpn_rois
+    if not config.USE_RPN_ROIS:
+        inputs.append(KL.Input((config.POST_NMS_ROIS_TRAINING, 4), name="input_roi"))
+        proposals = NormBoxes(name="norm_rois")([inputs[-1], image])
+    targets = DetectionTargetLayer(config, name="proposal_targets")
+    rois, target_ids, target_bbox, target_mask = targets(
+        [proposals, gt_ids, NormBoxes(name="norm_gt_boxes")([gt_boxes, image]), gt_masks]
+    )
+    few = max_positive_rois(config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO)
+    logits, probs, deltas = _class_head(rois, maps, meta, config, dtype, config.HEAD_DROPOUT)
+    masks = _mask_head(rois[:, :few], maps, meta, config, dtype)
+    active = ActiveClasses(name="active_class_ids")(meta)
+    loss_inputs = {
+        "rpn_class_loss": [rpn_match, rpn_logits],
+        "rpn_bbox_loss": [rpn_target, rpn_match, rpn_bbox],
+        "mrcnn_class_loss": [target_ids, logits, active],
+        "mrcnn_bbox_loss": [target_bbox, target_ids, deltas],
+        "mrcnn_mask_loss": [target_mask[:, :few], target_ids[:, :few], masks],
+    }
+    options = {"mrcnn_class_loss": {"label_smoothing": config.LABEL_SMOOTHING}}
+    losses = [LossLayer(name, options.get(name))(v) for name, v in loss_inputs.items()]
+    all_masks = PadRois(config.TRAIN_ROIS_PER_IMAGE, name="mrcnn_mask_padded")(masks)
+    output_rois = KL.Identity(name="output_rois")(rois)
+    outputs = [rpn_logits, rpn_class, rpn_bbox, logits, probs, deltas, all_masks]
+    return _finish(inputs, [*outputs, rpn_rois, output_rois, *losses])
+
+
+def _finish(inputs, outputs):
+    model = Network(inputs, outputs, name="mask_rcnn")
+    fold_batch_norms(model)
+    return model
+
+
+def image_anchors(config, image_shape):
+    """Anchors of a molded picture.
+
+    Args:
+        config: `Config`.
+        image_shape: (height, width, ...).
+
+    Returns:
+        [A, (y1, x1, y2, x2)] float64, pixels.
+    """
+    shapes = compute_backbone_shapes(config, image_shape)
+    return np_boxes.generate_pyramid_anchors(
+        config.RPN_ANCHOR_SCALES,
+        config.RPN_ANCHOR_RATIOS,
+        shapes,
+        config.BACKBONE_STRIDES,
+        config.RPN_ANCHOR_STRIDE,
+    )
+
+
+def compute_backbone_shapes(config, image_shape):
+    """Sizes of P2..P6 for a picture of image_shape: int array [levels, (height, width)]."""
+    if callable(config.BACKBONE):
+        return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
+    return np_boxes.backbone_shapes(image_shape, config.BACKBONE_STRIDES)

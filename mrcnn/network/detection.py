@@ -1,0 +1,159 @@
+"""From pictures to the network and from its output back to pictures.
+
+Letters used below: B batch, H, W rows and columns of a picture, h, w of the molded picture, D
+detections kept at most, N detections of a picture, S side of a mask (28).
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mrcnn.core.boxes import denorm_boxes, norm_boxes
+from mrcnn.core.image import compose_image_meta, paste_masks, resize_image
+from mrcnn.network.heads import apply_mask_head
+
+PYRAMID = ("fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5")
+
+
+class DetectionGraph:
+    """Runs a model of `network.build_inference_model`; the mask head on real detections only.
+
+    The model itself computes all D masks in all classes, which a picture with two garments has
+    no use for. Stays traced for each input shape; weights are read anew at each call, but for
+    layers that are frozen (`layers.freeze`).
+
+    Attributes:
+        traces: how often the graph was traced.
+
+    Args:
+        model: keras.Model.
+        describe: f(boxes, image_meta, maps, masks) -> [B, n, F], features of the detections that
+            are returned too (`sleeves.describe`); or None.
+    """
+
+    def __init__(self, model, describe=None):
+        self._model, self._describe = model, describe
+        outputs = [model.get_layer(name).output for name in ("mrcnn_detection", *PYRAMID)]
+        self._trunk = keras.Model(model.inputs, outputs)
+        self._run = tf.function(self._graph, autograph=False)
+        self.traces = 0
+
+    def __call__(self, molded, metas, anchors):
+        """Detects in molded pictures.
+
+        Args:
+            molded: [B, h, w, channels], mean subtracted.
+            metas: [B, M], see `image.compose_image_meta`.
+            anchors: [A, (y1, x1, y2, x2)] normalised.
+
+        Returns:
+            detections [B, D, (y1, x1, y2, x2, class id, score)] float32, normalised, best first,
+            zero-padded; of each the mask of its own class, [B, n, S, S] float32 in 0..1, n
+            being the most detections of a picture in the batch, at least 1; and, if there is
+            a `describe`, what it made of them.
+        """
+        inputs = [np.asarray(x, np.float32) for x in (molded, metas, anchors[None])]
+        outputs = self._run([tf.convert_to_tensor(x) for x in inputs])
+        return tuple(output.numpy() for output in outputs)
+
+    def _graph(self, inputs):
+        self.traces += 1  # counts traces, not calls: this line runs only while tracing
+        detections, *maps = self._trunk(inputs, training=False)
+        ids = tf.cast(detections[..., 4], tf.int32)
+        # At least one: some kernels refuse batches of nothing.
+        count = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.sign(ids), axis=1)), 1)
+        ids, boxes = ids[:, :count], detections[:, :count, :4]
+        masks = apply_mask_head(self._model, boxes, inputs[1], maps)
+        own = tf.one_hot(ids, masks.shape[-1], dtype=masks.dtype)
+        own = tf.reduce_sum(masks * own[:, :, None, None, :], axis=-1)
+        if self._describe is None:
+            return detections, own
+        return detections, own, self._describe(boxes, inputs[1], maps, own)
+
+
+def mold(images, config):
+    """Resizes, pads and normalises pictures.
+
+    Args:
+        images: list of B pictures [H, W, channels] uint8.
+        config: `Config`.
+
+    Returns:
+        molded pictures [B, h, w, channels] float32, metas [B, M] float64 and windows
+        [B, (y1, x1, y2, x2)] int, pixels of the molded pictures.
+
+    Raises:
+        ValueError: as `MaskRCNN.mold_inputs`.
+    """
+    molded, metas, windows = [], [], []
+    for picture in images:
+        picture = np.asarray(picture)
+        if picture.ndim != 3 or picture.shape[2] != config.IMAGE_CHANNEL_COUNT:
+            raise ValueError(
+                f"got a picture of shape {picture.shape}; give "
+                f"(height, width, {config.IMAGE_CHANNEL_COUNT})"
+            )
+        resized, window, scale, _, _ = resize_image(
+            picture,
+            min_dim=config.IMAGE_MIN_DIM,
+            min_scale=config.IMAGE_MIN_SCALE,
+            max_dim=config.IMAGE_MAX_DIM,
+            mode=config.IMAGE_RESIZE_MODE,
+        )
+        nothing_known = np.zeros(config.NUM_CLASSES, np.int32)
+        metas.append(
+            compose_image_meta(0, picture.shape, resized.shape, window, scale, nothing_known)
+        )
+        # In float32 at once: float64 would double the memory for no digit that counts.
+        mean = np.asarray(config.MEAN_PIXEL, np.float32)
+        molded.append(np.subtract(resized, mean, dtype=np.float32))
+        windows.append(window)
+    shapes = {m.shape for m in molded}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the pictures of a batch become {sorted(shapes)}; they must have one shape: use "
+            "IMAGE_RESIZE_MODE = 'square' or IMAGES_PER_GPU = 1"
+        )
+    return np.stack(molded), np.stack(metas), np.stack(windows)
+
+
+def unmold_boxes(detections, original_shape, molded_shape, window):
+    """The network's detections of one picture -> boxes in that picture.
+
+    Args:
+        detections: [D, (y1, x1, y2, x2, class id, score)], normalised, zero-padded.
+        original_shape: (H, W, ...) of the picture.
+        molded_shape: (h, w, ...) of the molded picture.
+        window: (y1, x1, y2, x2) of the picture within the molded one, pixels.
+
+    Returns:
+        boxes [N, (y1, x1, y2, x2)] int32 pixels of the picture, class_ids [N] int32, scores
+        [N] float32, and the rows of `detections` that they come from, [N] int. Boxes without
+        area are left out.
+    """
+    detections = np.asarray(detections)
+    # Zero rows are padding, and everything behind the first is.
+    zeros = np.flatnonzero(detections[:, 4] == 0)
+    count = zeros[0] if len(zeros) else len(detections)
+    low = norm_boxes(np.asarray(window), molded_shape[:2]).astype(np.float32)
+    size = low[2:] - low[:2]
+    boxes = (detections[:count, :4] - np.tile(low[:2], 2)) / np.tile(size, 2)
+    boxes = denorm_boxes(boxes, original_shape[:2])
+    rows = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    return boxes[rows], detections[rows, 4].astype(np.int32), detections[rows, 5], rows
+
+
+def unmold(detections, masks, original_shape, molded_shape, window):
+    """Network output of one picture -> what `MaskRCNN.detect` returns for it.
+
+    Args:
+        detections, original_shape, molded_shape, window: as of `unmold_boxes`.
+        masks: [at least N, S, S] of each detection's own class, float 0..1.
+
+    Returns:
+        dict of "rois", "class_ids", "scores" and "masks".
+    """
+    shapes = original_shape, molded_shape, window
+    boxes, class_ids, scores, rows = unmold_boxes(detections, *shapes)
+    pasted = paste_masks(np.asarray(masks)[rows], boxes, original_shape)
+    return {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": pasted}

@@ -1,0 +1,261 @@
+"""Weights files in Keras 2's HDF5 layout, which is what matterport's programs read and write.
+
+Root attribute `layer_names`; one group a layer with attribute `weight_names`; datasets at
+/<layer>/<weight name>, such as /conv1/conv1/kernel:0. The RPN is one layer, `rpn_model`. Ours
+carry two more root attributes: `class_names` (JSON list, background first) and `config` (JSON
+of `Config.to_dict`), so that a model's labels and sizes can't get lost or mixed up; readers
+that don't know them pass them over.
+"""
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from mrcnn.core.files import replacing
+
+# Layers whose shapes depend on the number of classes.
+CLASS_LAYERS = ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask")
+# The layout's version, not the version of the Keras that runs.
+LAYOUT_VERSION = "2.2.5"
+
+
+class WeightsError(ValueError):
+    """A weights file that can't be used; the message says why and what to do."""
+
+
+@dataclass
+class LoadReport:
+    """What a load did, by layer name."""
+
+    loaded: list[str] = field(default_factory=list)
+    # Layers of the model that the file had nothing for.
+    missing: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    # Layers of the file that the model has no place for.
+    unused: list[str] = field(default_factory=list)
+
+
+def weighted_layers(model):
+    """Layers of a model that have weights, nested models counting as one.
+
+    Returns:
+        dict of layer name -> [(weight name such as "conv1/kernel:0", keras.Variable)].
+    """
+    found = {}
+    for layer in model.layers:
+        inner = layer.layers if isinstance(layer, keras.Model) else [layer]
+        pairs = [(f"{part.name}/{v.name}:0", v) for part in inner for v in part.weights]
+        if pairs:
+            found[layer.name] = pairs
+    return found
+
+
+def save(model, path, overwrite=True, class_names=None, config=None, dtype="float32"):
+    """Writes all weights of a model, under a temporary name until they are complete.
+
+    Args:
+        model: keras.Model.
+        path: of the file, ".h5".
+        overwrite: False refuses to replace a file.
+        class_names: sequence of str, background first, or None to leave them out.
+        config: dict as of `Config.to_dict`, or None.
+        dtype: "float32", or "float16" for files half the size.
+
+    Raises:
+        FileExistsError: if the file exists and overwrite is False.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    groups = weighted_layers(model)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        names = [layer.name for layer in model.layers]
+        file.attrs["layer_names"] = np.array([n.encode() for n in names])
+        file.attrs["backend"] = np.bytes_(b"tensorflow")
+        file.attrs["keras_version"] = np.bytes_(LAYOUT_VERSION)
+        if class_names is not None:
+            file.attrs["class_names"] = json.dumps(list(class_names))
+        if config is not None:
+            file.attrs["config"] = json.dumps(config)
+        for name in names:
+            group, pairs = file.create_group(name), groups.get(name, [])
+            group.attrs["weight_names"] = np.array([n.encode() for n, _ in pairs], dtype="S")
+            for weight_name, variable in pairs:
+                group.create_dataset(weight_name, data=np.asarray(variable.value, dtype))
+
+
+@contextmanager
+def open_weights(path):
+    """The group of a weights file that holds the layers."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file at {path}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise WeightsError(
+            f"{path} is not a readable HDF5 file ({error}); it may be cut short: fetch it again"
+        ) from error
+    with file:
+        root = file.get("model_weights", file)
+        if "layer_names" not in root.attrs:
+            raise WeightsError(
+                f"{path} has no attribute layer_names, so it is not a weights file in Keras 2's "
+                "HDF5 layout; load a file written by matterport's Mask R-CNN or by this package"
+            )
+        yield root
+
+
+def text(value):
+    """str of an HDF5 attribute, which may be bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _weight_names(group):
+    return [text(n) for n in group.attrs.get("weight_names", [])]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a weights file says of its model."""
+
+    # Background first; None where the file carries no names.
+    class_names: tuple[str, ...] | None
+    # As of `Config.to_dict`; None where the file carries none.
+    config: dict | None
+    # Shapes of all weights, by their path in the file such as "conv1/conv1/kernel:0".
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def num_classes(self):
+        """Classes of the model, background included; None if the file has no class head."""
+        shapes = [s for n, s in self.shapes.items() if n.startswith("mrcnn_class_logits/")]
+        return int(shapes[0][-1]) if shapes else None
+
+    @property
+    def backbone(self):
+        """ "resnet50", "resnet101", "mobilenet_v2", or None if the layers are unknown."""
+        layers = {n.split("/")[0] for n in self.shapes}
+        if "res4w_branch2a" in layers:
+            return "resnet101"
+        if "res4f_branch2a" in layers:
+            return "resnet50"
+        return "mobilenet_v2" if "block_16_project" in layers else None
+
+
+def inspect(path):
+    """Reads names, configuration and shapes of a weights file, not the weights.
+
+    Raises:
+        FileNotFoundError, WeightsError: if there is no such file, or it isn't one of weights.
+    """
+    with open_weights(path) as root:
+        attrs = root.file.attrs
+        names, config = (
+            json.loads(attrs[k]) if k in attrs else None for k in ("class_names", "config")
+        )
+        shapes = {}
+        for layer in map(text, root.attrs["layer_names"]):
+            for weight in _weight_names(root[layer]):
+                shapes[f"{layer}/{weight}"] = root[layer][weight].shape
+    return FileInfo(tuple(names) if names else None, config, shapes)
+
+
+def load(model, path, by_name=False, exclude=()):
+    """Loads a weights file into a model. All is checked before the first weight changes.
+
+    Args:
+        model: keras.Model.
+        path: of the file.
+        by_name: False: the file must hold exactly the model's layers. True: layers that both
+            have are loaded, the others stay as they are and are reported.
+        exclude: names of layers to leave as they are; implies by_name.
+
+    Returns:
+        `LoadReport`.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        WeightsError: if it isn't a weights file, or its layers or shapes don't fit.
+    """
+    exclude = set(exclude or ())
+    by_name = by_name or bool(exclude)
+    targets, report, values = weighted_layers(model), LoadReport(), []
+    with open_weights(path) as root:
+        file_names = [text(n) for n in root.attrs["layer_names"]]
+        in_file = {n for n in file_names if _weight_names(root[n])}
+        report.excluded = sorted(exclude & set(targets))
+        report.missing = [n for n in targets if n not in in_file and n not in exclude]
+        report.unused = sorted(in_file - set(targets))
+        if not by_name and (report.missing or report.unused):
+            raise WeightsError(_structure_message(path, report))
+        problems = []
+        for name, pairs in targets.items():
+            if name in in_file and name not in exclude:
+                arrays = [root[name][n] for n in _weight_names(root[name])]
+                problems += _shape_problems(name, pairs, arrays)
+                if not problems:
+                    values.append((pairs, [np.asarray(a, np.float32) for a in arrays]))
+                    report.loaded.append(name)
+    if problems:
+        raise WeightsError(_shape_message(path, problems))
+    if not report.loaded:
+        raise WeightsError(
+            f"{path} shares no layer with this model; its layers are "
+            f"{', '.join(sorted(in_file)[:5])}, ..."
+        )
+    for pairs, arrays in values:
+        for (_, variable), array in zip(pairs, arrays, strict=True):
+            variable.assign(array)
+    return report
+
+
+def _shape_problems(layer, pairs, arrays):
+    """Lines about weights that don't fit, empty if all do."""
+    if len(pairs) != len(arrays):
+        return [f"layer {layer}: expected {len(pairs)} weights, found {len(arrays)}"]
+    return [
+        f"layer {layer}, weight {name}: expected shape {tuple(v.shape)}, found {tuple(a.shape)}"
+        for (name, v), a in zip(pairs, arrays, strict=True)
+        if tuple(v.shape) != tuple(a.shape)
+    ]
+
+
+def _shape_message(path, problems):
+    layers = sorted({p.split(":")[0].split(",")[0].removeprefix("layer ") for p in problems})
+    more = [f"  ... and {len(problems) - 12} more"] if len(problems) > 12 else []
+    if set(layers) <= set(CLASS_LAYERS):
+        advice = (
+            "The file was trained for another number of classes: set NUM_CLASSES to the file's, "
+            f"or load with by_name=True, exclude={layers} and train these layers anew."
+        )
+    else:
+        advice = (
+            "Build the model with the file's configuration (BACKBONE and sizes), or load with "
+            f"by_name=True, exclude={layers[:4]}{'...' if len(layers) > 4 else ''} and train "
+            "these layers anew."
+        )
+    return "\n".join(
+        [f"{path} does not fit the model:", *map("  {}".format, problems[:12]), *more, advice]
+    )
+
+
+def _structure_message(path, report):
+    parts = [f"{path} does not hold exactly this model's layers."]
+    if report.missing:
+        parts.append(f"Without weights in the file: {_some(report.missing)}.")
+    if report.unused:
+        parts.append(f"In the file only: {_some(report.unused)}.")
+    return " ".join([*parts, "Use by_name=True to load the layers that both have."])
+
+
+def _some(names, limit=6):
+    return ", ".join(names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )

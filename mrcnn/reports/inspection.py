@@ -1,0 +1,349 @@
+"""A COCO instance-segmentation file to look at: counts, and pictures with their truth drawn.
+
+`inspect_coco` writes a page, a contact sheet and the counts of `mrcnn/coco/statistics.py`, for
+DeepFashion2's form or any other.
+
+Boxes are [x, y, w, h], pixels of the picture as stored.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mrcnn.coco.statistics import ATTRIBUTES, PROBLEMS, mask_rle, read_truth, statistics
+from mrcnn.core.classes import BACKGROUND
+from mrcnn.core.files import replacing, write_atomically
+from mrcnn.core.image import read_image
+from mrcnn.render.drawing import color_for, draw_instances
+from mrcnn.render.html import image_uri, render
+
+TILE = (320, 440)  # of the contact sheet: width and height in pixels that pictures must fit
+SHEET_COLUMNS = 6
+TERMINAL_CLASSES = 40
+MOST_BARS = 20
+MOST_FAILURES = 20
+
+
+@dataclass
+class Sheet:
+    """Pictures with their ground truth drawn.
+
+    Attributes:
+        tiles: (index of the picture, [H, W, 3] uint8), sides up to `TILE`.
+        failed: (file name, reason) of pictures that could not be drawn.
+        classes: indices of the categories that the tiles show.
+    """
+
+    tiles: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    classes: set[int] = field(default_factory=set)
+
+
+def inspect_coco(annotation_path, folders, output_folder, title, limit=None, count=24, seed=0):
+    """Writes `index.html`, `statistics.json` and `contact_sheet.png`.
+
+    Args:
+        annotation_path: str or Path of the COCO file; its annotations may be missing.
+        folders: where to look for the pictures; the first that has some counts.
+        output_folder: made if needed. The page needs none of the other files.
+        title: what the page is called, such as the name of the split.
+        limit: int, look at the first pictures by id only; None for all.
+        count: int, pictures on the contact sheet.
+        seed: of their choice.
+
+    Returns:
+        What `statistics` does, with more keys: annotation_file, picture_folder (None if no
+        folder has the pictures), searched_folders, output_folder, limit, and sheet: seed,
+        pictures (file names), failed (file, reason), classes_not_shown (names).
+
+    Raises:
+        ValueError: if the file is no COCO instances file.
+    """
+    truth = read_truth(annotation_path, limit)
+    found = statistics(truth)
+    folder = next((f for f in folders if _has_pictures(f, truth)), None)
+    sheet = Sheet() if folder is None else contact_sheet(truth, folder, count, seed)
+    found |= {
+        "annotation_file": _text(annotation_path),
+        "picture_folder": None if folder is None else _text(folder),
+        "searched_folders": [_text(f) for f in folders],
+        "output_folder": _text(output_folder),
+        "limit": limit,
+        "sheet": {
+            "seed": seed,
+            "pictures": [truth.pictures[i].file_name for i, _ in sheet.tiles],
+            "failed": [{"file": name, "reason": _text(reason)} for name, reason in sheet.failed],
+            "classes_not_shown": [
+                entry["name"]
+                for k, entry in enumerate(found["classes"])
+                if entry["instances"] and k not in sheet.classes
+            ],
+        },
+    }
+    _write(Path(output_folder), truth, found, sheet, _text(title))
+    return found
+
+
+def _text(path):
+    """A path without the stand-ins for bytes that aren't UTF-8, which JSON can't hold."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _has_pictures(folder, truth):
+    """Whether the folder has one of the first pictures; one may be missing, not all of them."""
+    return any((Path(folder) / p.file_name).is_file() for p in truth.pictures[:10])
+
+
+def _write(output_folder, truth, found, sheet, title):
+    output_folder.mkdir(parents=True, exist_ok=True)
+    page = render("inspect.html.j2", title=title, found=found, **_page_values(truth, found, sheet))
+    write_atomically(output_folder / "index.html", page.encode("utf-8"))
+    text = msgspec.json.format(msgspec.json.encode(found), indent=1)
+    write_atomically(output_folder / "statistics.json", text)
+    path = output_folder / "contact_sheet.png"
+    if sheet.tiles:
+        captions = [Path(truth.pictures[i].file_name).name for i, _ in sheet.tiles]
+        with replacing(path) as temporary:
+            montage([tile for _, tile in sheet.tiles], captions).save(temporary, "PNG")
+    else:
+        path.unlink(missing_ok=True)  # one of an earlier run would show other pictures
+
+
+def likely_folders(annotation_path, name, data):
+    """Where the pictures of a COCO file mostly lie, as seen from the file.
+
+    Args:
+        annotation_path: Path of the COCO file.
+        name: of the split, such as "train" or "val2017".
+        data: Path of a data set in DeepFashion2's layout, looked at last.
+
+    Returns:
+        list of Path.
+    """
+    home = annotation_path.absolute().parent
+    below = (f"{name}/image", name, f"images/{name}", "images", "image", "")
+    return [*(root / b for root in (home, home.parent) for b in below), data / name / "image"]
+
+
+def split_name(annotation_path):
+    """The split that a COCO file is named after: train_coco.json, instances_val2017.json."""
+    return annotation_path.stem.removesuffix("_coco").removeprefix("instances_")
+
+
+def summary(found):
+    """What `inspect_coco` found, as lines for the terminal."""
+    crowds = f", {found['crowds']:,} crowds" if found["crowds"] else ""
+    lines = [
+        f"{found['annotation_file']}: {found['pictures']:,} pictures, "
+        f"{found['pictures_without_instances']:,} of them without an instance; "
+        f"{found['instances']:,} instances{crowds}",
+        f"{'id':>6}  {'class':24}{'instances':>10}{'share':>8}{'pictures':>10}",
+    ]
+    lines += [
+        f"{c['id']:>6}  {c['name']:24}{c['instances']:>10,}{c['share']:>8.1%}{c['pictures']:>10,}"
+        for c in found["classes"][:TERMINAL_CLASSES]
+    ]
+    if len(found["classes"]) > TERMINAL_CLASSES:
+        lines.append(f"        and {len(found['classes']) - TERMINAL_CLASSES} more on the page")
+    if most := found["imbalance"]:
+        lines.append(f"imbalance {most['ratio']:.0f}:1, {most['largest']} to {most['smallest']}")
+    for name, counts in found["attributes"].items():
+        words = [f"{word} {counts[word]:,}" for word in _words_shown(name, counts)]
+        lines.append(f"{name}: {', '.join(words) or 'n/a'}")
+    lines += [f"problem: {count:,} {PROBLEMS[key]}" for key, count in found["problems"].items()]
+    return "\n".join([*lines, *_sheet_lines(found)])
+
+
+def _words_shown(name, counts):
+    """The words of an attribute, and those for unexpected values if there are any."""
+    return [word for word in counts or () if counts[word] or word in ATTRIBUTES[name].values()]
+
+
+def _sheet_lines(found):
+    sheet, output_folder = found["sheet"], Path(found["output_folder"])
+    if found["picture_folder"] is None:
+        yield "no pictures found; give their folder with --images. Searched:"
+        yield from (f"  {folder}" for folder in found["searched_folders"])
+    if sheet["failed"]:
+        last = ", no more were tried" if len(sheet["failed"]) == MOST_FAILURES else ""
+        yield f"{len(sheet['failed'])} pictures could not be drawn{last}:"
+        yield from (f"  {entry['reason']}" for entry in sheet["failed"])
+    count = len(sheet["pictures"])
+    drawn = f", contact_sheet.png ({count} pictures)" if count else ""
+    yield f"written: {output_folder / 'index.html'}, statistics.json{drawn}"
+
+
+# --- The page ---------------------------------------------------------------------------------
+
+
+def _page_values(truth, found, sheet):
+    """What the template needs besides the counts."""
+    shown: dict[int, set[tuple[int, bool]]] = {picture: set() for picture, _ in sheet.tiles}
+    for (picture, category), annotation in zip(truth.places, truth.annotations, strict=True):
+        if picture in shown:
+            shown[picture].add((category, bool(annotation.iscrowd)))
+    return {
+        "most_failures": MOST_FAILURES,
+        "problems": PROBLEMS,
+        "charts": _charts(found),
+        "attributes": {
+            name: _words_shown(name, counts)
+            for name, counts in found["attributes"].items()
+            if counts
+        },
+        "colors": [
+            "#{:02x}{:02x}{:02x}".format(*color_for(k + 1)) for k in range(len(truth.categories))
+        ],
+        "tiles": [
+            {
+                "file": truth.pictures[i].file_name,
+                "image": image_uri(tile, quality=88),
+                "width": tile.shape[1],
+                "height": tile.shape[0],
+                "classes": sorted(shown[i]),
+            }
+            for i, tile in sheet.tiles
+        ],
+    }
+
+
+def _charts(found):
+    """Histograms as title, note and bars of label, tick (left end, may be empty) and count."""
+    boxes, areas = found["boxes"], found["areas"]
+    pixels, share = areas["pixels"], areas["share_of_picture"]
+    sides = pixels | {"edges": [e and e**0.5 for e in pixels["edges"]]}
+    percent = share | {"edges": [100 * e for e in share["edges"]]}
+    cocos = "COCO's sizes: {small:,} small, {medium:,} medium, {large:,} large".format(**areas)
+    return [
+        _whole_numbers("Instances per picture", found["instances_per_picture"]),
+        _whole_numbers("Polygons per instance", found["polygons_per_instance"]),
+        _ranges("Box width", "pixels", boxes["width"]),
+        _ranges("Box height", "pixels", boxes["height"]),
+        _ranges("Box width : height", "below 1 tall, above 1 wide", boxes["aspect"]),
+        _ranges("Mask area", f"as the side of a square in pixels. {cocos}", sides),
+        _ranges("Mask area in the picture", "percent of the picture", percent),
+    ]
+
+
+def _ranges(title, note, histogram):
+    edges = ["" if e is None else f"{e:g}" for e in histogram["edges"]]
+    bars = [
+        {"label": f"{low} to {high}" if high else f"{low} and more", "tick": low, "count": count}
+        for low, high, count in zip(edges, edges[1:], histogram["counts"], strict=False)
+    ]
+    return {"title": title, "note": note, "bars": bars, "whole": False}
+
+
+def _whole_numbers(title, occurrences):
+    """Bars for 0, 1, 2, ...; the last one takes all that are beyond."""
+    counts = {int(k): v for k, v in occurrences.items()}
+    last = min(max(counts, default=0), MOST_BARS)
+    bars = [{"label": str(k), "tick": str(k), "count": counts.get(k, 0)} for k in range(last + 1)]
+    if beyond := sum(count for k, count in counts.items() if k > last):
+        bars.append({"label": f"{last + 1} and more", "tick": f"{last + 1}+", "count": beyond})
+    return {"title": title, "note": "", "bars": bars, "whole": True}
+
+
+# --- The contact sheet ------------------------------------------------------------------------
+
+
+def contact_sheet(truth, folder, count, seed=0):
+    """Draws pictures so that each class appears if `count` allows, the rarest classes first.
+
+    A picture that can't be read is noted and another one taken, but not without end.
+
+    Args:
+        truth: a `Truth`.
+        folder: of the pictures.
+        count: int, pictures wanted.
+        seed: of the choice; the same seed chooses the same pictures.
+
+    Returns:
+        `Sheet`; no tiles if there are no pictures.
+    """
+    by_picture: dict[int, list[int]] = {}
+    for i, (picture, _) in enumerate(truth.places):
+        by_picture.setdefault(picture, []).append(i)
+    sheet = Sheet()
+    tried: set[int] = set()
+    for picture, wanted in _candidates(truth, by_picture, np.random.default_rng(seed)):
+        if len(sheet.tiles) == count or len(sheet.failed) == MOST_FAILURES:
+            break
+        if picture in tried or wanted in sheet.classes:
+            continue
+        tried.add(picture)
+        rows = by_picture.get(picture, [])
+        try:
+            sheet.tiles.append((picture, _draw(truth, folder, picture, rows)))
+            sheet.classes |= {truth.places[i][1] for i in rows if not truth.annotations[i].iscrowd}
+        except (OSError, ValueError) as error:
+            sheet.failed.append((truth.pictures[picture].file_name, str(error)))
+    return sheet
+
+
+def _candidates(truth, by_picture, rng):
+    """(picture, class it is wanted for): some of each class, rare ones first; then any."""
+    by_class: dict[int, list[int]] = {}
+    pairs = zip(truth.places, truth.annotations, strict=True)
+    for picture, category in dict.fromkeys(place for place, a in pairs if not a.iscrowd):
+        by_class.setdefault(category, []).append(picture)
+    for category in sorted(by_class, key=lambda k: (len(by_class[k]), k)):
+        for picture in rng.permutation(by_class[category])[:5].tolist():
+            yield picture, category
+    empty = sorted(set(range(len(truth.pictures))) - set(by_picture))
+    for group in (list(by_picture), empty):
+        for picture in rng.permutation(np.array(group, int)).tolist():
+            yield picture, None
+
+
+def _draw(truth, folder, index, rows):
+    """A picture, shrunk to fit `TILE`, with the annotations of `rows`: [H, W, 3] uint8."""
+    from pycocotools import mask as coco_mask
+
+    picture = truth.pictures[index]
+    # Annotations are for the pixels as they are stored.
+    image = read_image(Path(folder) / picture.file_name, apply_exif=False)
+    if image.shape[:2] != (picture.height, picture.width):
+        raise ValueError(
+            f"{Path(folder) / picture.file_name} is {image.shape[1]} x {image.shape[0]} but "
+            f"annotated as {picture.width:g} x {picture.height:g}"
+        )
+    # Drawn after shrinking, so that lines and names stay sharp.
+    scale = min(1.0, TILE[0] / picture.width, TILE[1] / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    masks = np.zeros((size[1], size[0], len(rows)), bool)
+    boxes = np.zeros((len(rows), 4))
+    for i, row in enumerate(rows):
+        annotation = truth.annotations[row]
+        x, y, width, height = annotation.bbox
+        boxes[i] = np.array([y, x, y + height, x + width]) * scale
+        if bytes(annotation.segmentation) not in (b"", b"null", b"[]"):
+            mask = Image.fromarray(
+                255 * coco_mask.decode(mask_rle(annotation.segmentation, picture))
+            )
+            masks[..., i] = np.asarray(mask.resize(size, Image.Resampling.BOX)) > 127
+    names = [BACKGROUND, *(c.name for c in truth.categories)]
+    return draw_instances(small, boxes, masks, [truth.places[row][1] + 1 for row in rows], names)
+
+
+def montage(tiles, captions):
+    """Tiles [H, W, 3] uint8 with a line of text below each, in rows: a Pillow picture."""
+    gap, line = 10, 18
+    columns = min(SHEET_COLUMNS, len(tiles))
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.shape[0] for tile in row) + line + gap for row in rows]
+    cell = max(tile.shape[1] for tile in tiles) + gap
+    canvas = Image.new("RGB", (columns * cell + gap, sum(heights) + gap), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    for i, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        row, column = divmod(i, columns)
+        x, y = gap + column * cell, gap + sum(heights[:row])
+        canvas.paste(Image.fromarray(tile), (x, y))
+        while font.getlength(caption) > cell - gap:
+            caption = caption[1:]  # numbers stand at the end of a name
+        pen.text((x, y + tile.shape[0] + 2), caption, font=font, fill=(70, 70, 70))
+    return canvas

@@ -1,0 +1,227 @@
+"""The log of a run folder: run.json, log.jsonl, log.csv, curves.png and TensorBoard's files.
+
+Each is a plain file that explains the run without this program.
+"""
+
+import csv
+import io
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mrcnn.core.files import write_atomically
+
+PACKAGES = ("tensorflow", "keras", "numpy", "pyimgaug", "pycocotools", "scikit-image", "h5py")
+
+
+class RunLog:
+    """Writes one row an epoch.
+
+    Args:
+        folder: of the run, str or Path.
+        done: epochs done before; rows of later ones, which a run that went on from an older
+            checkpoint does anew, are cut off.
+        tensorboard: whether to write TensorBoard's files too.
+    """
+
+    def __init__(self, folder, done=0, tensorboard=False):
+        self.folder = Path(folder)
+        self.rows = [row for row in read_rows(folder) if row["epoch"] <= done]
+        self._writer: Any = None
+        if tensorboard:
+            import tensorflow as tf
+
+            self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+
+    def write(self, row):
+        """Adds an epoch.
+
+        Args:
+            row: dict of column -> number, "epoch" among them.
+        """
+        self.rows.append(row)
+        lines = b"".join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in self.rows)
+        write_atomically(self.folder / "log.jsonl", lines)
+        write_atomically(self.folder / "log.csv", _csv(self.rows))
+        write_atomically(self.folder / "curves.png", plot_curves(self.rows))
+        if self._writer is not None:
+            self._summarize(row)
+
+    def _summarize(self, row):
+        import tensorflow as tf
+
+        with self._writer.as_default():
+            for name, value in row.items():
+                if name != "epoch" and isinstance(value, (int, float)):
+                    tf.summary.scalar(name, value, step=row["epoch"])
+        self._writer.flush()
+
+    def picture(self, name, image, epoch):
+        """Shows a picture in TensorBoard.
+
+        Args:
+            image: uint8 [H, W, 3].
+        """
+        if self._writer is not None:
+            import tensorflow as tf
+
+            with self._writer.as_default():
+                tf.summary.image(name, image[None], step=epoch)
+            self._writer.flush()
+
+
+def read_rows(folder):
+    """Rows of a folder's log.jsonl, [] without one; a line that was cut off ends them."""
+    path = Path(folder) / "log.jsonl"
+    rows = []
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                break
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                break
+            rows.append(row)
+    return rows
+
+
+def _csv(rows):
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue().encode()
+
+
+def plot_curves(rows):
+    """PNG bytes: the losses of all epochs, and the learning rate below them.
+
+    Each loss has a colour: its line is whole for training and dashed for validation.
+
+    Args:
+        rows: list of dicts, as `RunLog.write` takes them; losses may come and go.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    _plot_losses(losses, rows)
+    epochs = [row["epoch"] for row in rows] or [1]
+    known = [row.get("learning_rate", 0) for row in rows] or [0]
+    rates.plot(epochs, known, color="black", marker=".", drawstyle="steps-mid")
+    rates.set_ylabel("learning rate")
+    rates.set_ylim(bottom=0)
+    rates.set_xlabel("epoch")
+    rates.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()
+
+
+def _plot_losses(axes, rows):
+    columns = dict.fromkeys(name for row in rows for name in row)
+    names = [n for n in columns if n == "loss" or n.endswith("_loss")]
+    kinds = list(dict.fromkeys(n.removeprefix("val_") for n in names))
+    for name in sorted(names, key=lambda n: kinds.index(n.removeprefix("val_"))):
+        # A number that was not finite is null in the log's file.
+        known = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        if not known:
+            continue
+        kind = name.removeprefix("val_")
+        axes.plot(
+            *zip(*known, strict=True),
+            label=name,
+            color=f"C{kinds.index(kind)}",
+            marker=".",
+            linestyle="-" if name == kind else "--",
+            linewidth=2.0 if kind == "loss" else 1.0,
+            alpha=1.0 if kind == "loss" else 0.7,
+        )
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize="small", ncols=2)
+
+
+def write_run(folder, **content):
+    """Writes or continues run.json: what was run, with what, when.
+
+    A run that goes on adds an entry under "resumed" and leaves the first one alone.
+
+    Args:
+        folder: of the run.
+        **content: what JSON can hold, such as config, arguments and seed.
+    """
+    path = Path(folder) / "run.json"
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **content,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+    first = _first_entry(path)
+    if first is not None:
+        first.setdefault("resumed", []).append(entry)
+        entry = first
+    write_atomically(
+        path, orjson.dumps(entry, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    )
+
+
+def _first_entry(path):
+    """Content of run.json, None without one; what can't be read is put aside."""
+    try:
+        content = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except orjson.JSONDecodeError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    aside = path.with_name("run.broken.json")
+    os.replace(path, aside)
+    warnings.warn(f"{path} can't be read; it is {aside.name} now", stacklevel=3)
+    return None
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit():
+    """Commit of the program, "+" added if files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*command):
+        return subprocess.run(
+            ["git", *command], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        # Installed into another project's folder, that project's commit would say nothing.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,69 @@
+import pytest
+
+from mrcnn.core.classes import (
+    COCO,
+    DEEPFASHION2,
+    DEEPFASHION2_CATEGORY_IDS,
+    check_names,
+    names_for,
+    same_names,
+)
+
+
+def test_every_garment_has_its_id():
+    assert list(enumerate(DEEPFASHION2)) == [
+        (0, "BG"),
+        (1, "short_sleeved_shirt"),
+        (2, "long_sleeved_shirt"),
+        (3, "short_sleeved_outwear"),
+        (4, "long_sleeved_outwear"),
+        (5, "vest"),
+        (6, "sling"),
+        (7, "shorts"),
+        (8, "trousers"),
+        (9, "skirt"),
+        (10, "short_sleeved_dress"),
+        (11, "long_sleeved_dress"),
+        (12, "vest_dress"),
+        (13, "sling_dress"),
+    ]
+
+
+def test_the_annotations_names_mean_the_same_ids():
+    for name, category_id in DEEPFASHION2_CATEGORY_IDS.items():
+        ours = name.replace("sleeve ", "sleeved ").replace("top", "shirt").replace(" ", "_")
+        assert DEEPFASHION2[category_id] == ours
+
+
+def test_coco():
+    assert len(COCO) == 81
+    assert (COCO[0], COCO[1], COCO[27], COCO[28], COCO[80]) == (
+        "BG",
+        "person",
+        "handbag",
+        "tie",
+        "toothbrush",
+    )
+
+
+def test_names_by_class_count():
+    assert names_for(14) == DEEPFASHION2
+    assert names_for(81) == COCO
+    assert names_for(3) == ("BG", "class_1", "class_2")
+
+
+def test_a_list_without_background_is_refused():
+    with pytest.raises(ValueError, match=r"13 class names for 14 classes.*put 'BG' first"):
+        check_names(DEEPFASHION2[1:], 14)
+    with pytest.raises(ValueError, match="id 0 is the background"):
+        check_names(DEEPFASHION2[1:], 13)
+    assert check_names(list(DEEPFASHION2), 14) == DEEPFASHION2
+
+
+def test_names_are_the_same_however_they_are_spelled():
+    assert same_names(
+        DEEPFASHION2, ["background", *(n.replace("_", " ") for n in DEEPFASHION2[1:])]
+    )
+    assert same_names(["BG", "Skirt"], ["BG", "skirt "])
+    assert not same_names(["BG", "skirt", "vest"], ["BG", "vest", "skirt"])
+    assert not same_names(["BG", "skirt"], ["BG", "skirt", "vest"])

@@ -1,0 +1,112 @@
+"""Resampled average precision, against scoring the resampled pictures for real."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mrcnn.evaluation import average_precision as coco_eval
+from mrcnn.evaluation import bootstrap
+from mrcnn.evaluation.bootstrap import ap_samples, draw_weights, headline_samples
+from tests.helpers.coco_cases import accumulated, random_data
+
+
+def average_precision(found):
+    """[A, K, T] of `Accumulated`."""
+    return found.precision.mean(axis=1).transpose(2, 1, 0)
+
+
+def test_weights_are_draws_with_replacement():
+    weights = draw_weights(20, 50, seed=3)
+    assert weights.shape == (20, 50) and (weights.sum(axis=0) == 20).all()
+    assert weights.max() > 1 and weights.min() == 0
+    assert np.array_equal(weights, draw_weights(20, 50, seed=3))
+    assert not np.array_equal(weights, draw_weights(20, 50, seed=4))
+    assert draw_weights(0, 5, 0).shape == (0, 5)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 15))
+@settings(deadline=None, max_examples=30)
+def test_each_picture_once_is_the_score_itself(seed, pictures):
+    matches, found = accumulated(*random_data(seed, pictures), "segm")
+    samples = ap_samples(matches, np.ones((pictures, 1), np.int32))
+    np.testing.assert_allclose(samples[..., 0], average_precision(found), atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [bootstrap.CHUNK, 100])
+def test_a_resample_is_the_score_of_the_drawn_pictures(chunk, monkeypatch):
+    """Pictures drawn twice are given to the scorer twice, under another id."""
+    monkeypatch.setattr(bootstrap, "CHUNK", chunk)
+    content, results = random_data(11, pictures=10)
+    for row in results:  # no ties: among equal scores the order of pictures would matter
+        row["score"] += np.random.default_rng(row["bbox"]).uniform(0, 0.05)
+    weights = draw_weights(10, 4, seed=1)
+    matches, _ = accumulated(content, results, "bbox")
+    samples = ap_samples(matches, weights)
+    for r in range(4):
+        images, annotations, rows = [], [], []
+        for i, image in enumerate(content["images"]):
+            for copy in range(weights[i, r]):
+                new = {"id": 1000 * copy + image["id"]}
+                images.append(image | new)
+                mine = {"image_id": new["id"]}
+                annotations += [
+                    a | mine | {"id": 1000 * copy + a["id"]}
+                    for a in content["annotations"]
+                    if a["image_id"] == image["id"]
+                ]
+                rows += [d | mine for d in results if d["image_id"] == image["id"]]
+        drawn = content | {"images": images, "annotations": annotations}
+        _, found = accumulated(drawn, rows, "bbox")
+        np.testing.assert_allclose(samples[..., r], average_precision(found), atol=1e-9)
+
+
+def test_headlines_are_means_over_the_classes_there_are():
+    matches, found = accumulated(*random_data(2, pictures=10), "segm")
+    one = headline_samples(matches, ap_samples(matches, np.ones((10, 1), np.int32)))
+    expected = coco_eval.summary(found)
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
+        value = np.nan if expected[name] is None else expected[name]
+        assert one[name,][0] == pytest.approx(value, nan_ok=True)
+    assert expected["APm"] > 0
+    assert one["per_class", "class 2"][0] == pytest.approx(found.precision[:, :, 1, 0].mean())
+    assert np.isnan(one["per_class", "class 4"][0])
+    view = matches.views.index(("occlusion", "heavy"))
+    assert one["subsets", "occlusion", "heavy"][0] == pytest.approx(
+        coco_eval.mean(found.precision[..., view])
+    )
+
+
+def test_interval():
+    assert bootstrap.interval(np.arange(101.0)) == pytest.approx([2.5, 97.5])
+    assert bootstrap.interval(np.array([np.nan, 3.0])) == [3, 3]
+    assert bootstrap.interval(np.array([np.nan])) is None
+
+
+def test_matches_survive_their_file(tmp_path):
+    content, results = random_data(2, pictures=10)
+    matches, found = accumulated(content, results, "segm")
+    path = tmp_path / "matches.npz"
+    bootstrap.save_matches(path, np.arange(10), {"segm": matches})
+    image_ids, back = bootstrap.load_matches(path)
+    assert image_ids.tolist() == list(range(10)) and list(back) == ["segm"]
+    again = coco_eval.accumulate(back["segm"])
+    np.testing.assert_array_equal(again.precision, found.precision)
+    bootstrap.check_same_data(image_ids, {"segm": matches}, image_ids, back)
+
+
+def test_other_data_are_refused(tmp_path):
+    content, results = random_data(2, pictures=10)
+    matches, _ = accumulated(content, results, "segm")
+    ids = np.arange(10)
+    with pytest.raises(ValueError, match="10 here, 4 there, 4 in both"):
+        bootstrap.check_same_data(ids, {"segm": matches}, ids[:4], {"segm": matches})
+    other = content | {"annotations": content["annotations"][:-1]}
+    fewer, _ = accumulated(other, results, "segm")
+    with pytest.raises(ValueError, match="other annotations of the same pictures"):
+        bootstrap.check_same_data(ids, {"segm": matches}, ids, {"segm": fewer})
+    with pytest.raises(ValueError, match="where model.py evaluate wrote it"):
+        bootstrap.load_matches(tmp_path / "matches.npz")
+    (tmp_path / "matches.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no file of matches"):
+        bootstrap.load_matches(tmp_path / "matches.npz")

@@ -1,0 +1,533 @@
+"""The training loop with a made-up trainer, and with a small network that is stopped and resumed."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from mrcnn import utils
+from tests.helpers.shapes import ShapesConfig, SmallConfig, shapes
+
+pytestmark = pytest.mark.tf
+
+
+class Loader:
+    """Gives the same plain numbers as batches in each epoch."""
+
+    wait_seconds = 0.0
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def epoch(self, number, steps=None, start=0):
+        for batch in self.batches[start:steps]:
+            yield [np.array([batch])]
+
+
+class OneWeight:
+    """A trainer of loss = (w - batch)^2 with plain numbers: `fit` needs no network."""
+
+    def __init__(self):
+        import keras
+
+        self.model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        self.optimizer = keras.optimizers.SGD(0.1)
+        self.model.compile(optimizer=self.optimizer)
+        self.weight, self.rates, self.step = 0.0, [], 0
+
+    def averaged(self):
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def state(self):
+        return {"weight": np.array(self.weight)}
+
+    def load_weights(self, arrays):
+        """Its only weight is part of the state."""
+
+    def load_state(self, arrays):
+        self.weight = float(arrays["weight"])
+
+    def train(self, batch):
+        target = float(batch[0][0])
+        self.rates.append(float(self.optimizer.learning_rate.numpy()))
+        loss = (self.weight - target) ** 2
+        self.weight -= self.rates[-1] * 2 * (self.weight - target)
+        self.step += 1
+        return {"loss": loss, "rpn_class_loss": loss}
+
+    def validate(self, batch):
+        return {"loss": (self.weight - float(batch[0][0])) ** 2, "rpn_class_loss": 0.0}
+
+
+def plan(folder, steps, **options):
+    from mrcnn.training.checkpoints import Checkpoints
+    from mrcnn.training.log import RunLog
+    from mrcnn.training.loop import Training
+
+    values = {"epochs": 2, "steps_per_epoch": steps, "validation_steps": 1, "show_progress": False}
+    values["checkpoints"] = Checkpoints(folder, "made_up")
+    values["save_weights"] = lambda path: path.write_bytes(b"weights")
+    values["log"] = RunLog(folder)
+    return Training(**{**values, **options})
+
+
+def run(trainer, batches, folder, progress=None, **options):
+    from mrcnn.training.loop import fit
+
+    chosen = plan(folder, len(batches), **options)
+    return fit(trainer, Loader(batches), Loader([1.0]), chosen, progress)
+
+
+def epochs_on_disk(folder):
+    return [json.loads(line)["epoch"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_rows_are_means_by_hand(tmp_path):
+    rows = run(OneWeight(), [1.0, 1.0], tmp_path)
+    # w: 0 -> 0.2 -> 0.36 -> 0.488 -> 0.5904
+    assert rows[0]["loss"] == pytest.approx((1 + 0.64) / 2)
+    assert rows[0]["val_loss"] == pytest.approx(0.64**2)
+    assert rows[1]["val_loss"] == pytest.approx((1 - 0.5904) ** 2)
+    assert rows[0]["epoch"] == 1 and 0 <= rows[0]["data_wait_share"] <= 1
+    assert epochs_on_disk(tmp_path) == [1, 2]
+    assert (tmp_path / "log.csv").read_text().count("\n") == 3
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"mask_rcnn_made_up_0001.h5", "mask_rcnn_made_up_0002.h5", "best.h5"} <= names
+    assert {"curves.png", "checkpoints.json", "log.csv"} <= names
+
+
+def test_the_schedule_sees_the_step_of_the_whole_training(tmp_path):
+    from mrcnn.training.loop import Progress
+    from mrcnn.training.schedules import CosineSchedule
+
+    schedule = CosineSchedule(0.1, 8)
+    trainer = OneWeight()
+    run(trainer, [1.0, 1.0], tmp_path, Progress(epoch=2), epochs=4, schedule=schedule)
+    assert trainer.rates == pytest.approx([schedule.rate(step) for step in (4, 5, 6, 7)])
+
+
+def test_callbacks_get_the_original_names_and_may_end_the_run(tmp_path):
+    import keras
+
+    class Watch(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen.append((epoch, set(logs)))
+            self.model.stop_training = epoch == 1
+
+    watch = Watch()
+    rows = run(OneWeight(), [1.0], tmp_path, epochs=9, callbacks=(watch,))
+    assert len(rows) == 2
+    names = {"loss", "rpn_class_loss", "val_loss", "val_rpn_class_loss", "learning_rate"}
+    assert watch.seen == [(0, names), (1, names)]
+
+
+def test_keras_own_plateau_and_early_stopping(tmp_path):
+    import keras
+
+    class Flat(OneWeight):
+        def train(self, batch):
+            return {"loss": 1.0}
+
+    stop = keras.callbacks.EarlyStopping(monitor="loss", patience=6, min_delta=0)
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        monitor="loss", factor=0.3, patience=2, min_lr=0.03, min_delta=0
+    )
+    rows = run(Flat(), [1.0], tmp_path, epochs=20, callbacks=(plateau, stop))
+    rates = [row["learning_rate"] for row in rows]
+    assert rates[0] == pytest.approx(0.1) and rates[-1] == pytest.approx(0.03)
+    assert len(rows) < 20
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    class Worse(OneWeight):
+        def validate(self, batch):
+            return {"loss": float(abs(self.step - 2))}  # best after epoch 2
+
+    kept = plan(tmp_path, 1, epochs=20, early_stopping=3)
+    kept.save_weights = lambda path: path.write_text(f"after {trainer.step} steps")
+    trainer = Worse()
+    from mrcnn.training.loop import fit
+
+    rows = fit(trainer, Loader([1.0]), Loader([1.0]), kept)
+    assert len(rows) == 5
+    assert (tmp_path / "best.h5").read_text() == "after 2 steps"
+
+
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
+    from mrcnn.training.checkpoints import Checkpoints
+    from mrcnn.training.loop import fit, resume
+
+    class Worse(OneWeight):
+        def validate(self, batch):
+            return {"loss": float(self.step)}
+
+    rows = run(Worse(), [1.0], tmp_path, epochs=9, early_stopping=2)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for patience, epochs in ((2, []), (3, [4])):
+        again = plan(tmp_path, 1, epochs=9, early_stopping=patience)
+        trainer = Worse()
+        progress = resume(trainer, Checkpoints(tmp_path, "made_up").restore(), again)
+        more = fit(trainer, Loader([1.0]), Loader([1.0]), again, progress)
+        assert [row["epoch"] for row in more] == epochs
+
+
+def test_early_stopping_counts_from_the_start_of_a_stage(tmp_path):
+    from mrcnn.training.checkpoints import Checkpoints
+    from mrcnn.training.loop import Progress, resume
+
+    # The best epoch was the first of the stage before, 5 epochs ago.
+    before = Progress(6, best=0.0, best_epoch=1, since=6)
+    rows = run(OneWeight(), [1.0], tmp_path, progress=before, epochs=20, early_stopping=3)
+    assert [row["epoch"] for row in rows] == [7, 8, 9]
+    saved = Checkpoints(tmp_path, "made_up").restore()
+    assert resume(OneWeight(), saved, plan(tmp_path, 1)).since == 6
+    assert resume(OneWeight(), saved, plan(tmp_path, 1, stage="another")).since == 9
+
+
+def test_a_score_judges_epochs(tmp_path):
+    scores = iter([0.2, 0.5, 0.1])
+    options = {"score": lambda: next(scores), "score_name": "mask_ap", "epochs": 3}
+    rows = run(OneWeight(), [1.0], tmp_path, **options)
+    assert [row["mask_ap"] for row in rows] == [0.2, 0.5, 0.1]
+    best = (tmp_path / "best.h5").stat().st_ino
+    assert best == (tmp_path / "mask_rcnn_made_up_0002.h5").stat().st_ino
+
+
+def test_a_loss_that_is_not_finite_names_pictures_and_keeps_checkpoints(tmp_path):
+    class Breaks(OneWeight):
+        def train(self, batch):
+            losses = super().train(batch)
+            broken = float("nan") if self.step == 4 else 0.5
+            return {**losses, "loss": broken, "mrcnn_mask_loss": broken}
+
+    options = {"describe": lambda batch: [f"picture_{int(batch[0][0])}.jpg"]}
+    with pytest.raises(FloatingPointError) as caught:
+        run(Breaks(), [5.0, 7.0], tmp_path, **options)
+    text = str(caught.value)
+    assert f"the checkpoints in {tmp_path} stay" in text
+    assert "loss, mrcnn_mask_loss not finite in epoch 2, step 2" in text
+    assert "picture_7.jpg" in text and "lower the learning rate" in text and str(tmp_path) in text
+    assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
+    assert not (tmp_path / "mask_rcnn_made_up_0002.h5").exists()
+
+
+def test_a_validation_that_is_not_finite_names_its_own_pictures(tmp_path):
+    class Breaks(OneWeight):
+        def validate(self, batch):
+            return {"loss": float("inf")}
+
+    options = {
+        "describe": lambda batch: ["a training picture"],
+        "describe_validation": lambda batch: [f"validation_{int(batch[0][0])}.jpg"],
+    }
+    with pytest.raises(FloatingPointError, match="the validation after epoch 1, step 1") as caught:
+        run(Breaks(), [5.0, 7.0], tmp_path, **options)
+    assert "validation_1.jpg" in str(caught.value) and "a training" not in str(caught.value)
+    assert f"no checkpoint was written to {tmp_path}" in str(caught.value)
+
+
+def test_pictures_are_named_by_the_data_set_they_are_of(tmp_path):
+    from types import SimpleNamespace
+
+    from mrcnn.training import run as runner
+
+    sets = [utils.Dataset(), utils.Dataset()]
+    for i, dataset in enumerate(sets):
+        for j in range(2):
+            dataset.add_image("own", j, f"{i}{j}.jpg")
+    model = SimpleNamespace(
+        config=ShapesConfig(),
+        cluster=SimpleNamespace(is_chief=True),
+        log_dir=tmp_path,
+        run_name="made_up",
+        save_weights=None,
+    )
+    batch = [None, np.array([[1.0, 0], [0.0, 0]])]
+    chosen = runner.make_plan(model, sets, 1, "all", runner.Options())
+    assert chosen.describe(batch) == ["01.jpg", "00.jpg"]
+    assert chosen.describe_validation(batch) == ["11.jpg", "10.jpg"]
+    runner.make_plan(model, (sets[0], None), 1, "all", runner.Options())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """Without validation nothing else would show them before good checkpoints made room."""
+
+    class Breaks(OneWeight):
+        def train(self, batch):
+            losses = super().train(batch)
+            if self.step == 4:
+                kernel = self.model.layers[0].kernel
+                kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+            return losses
+
+    with pytest.raises(FloatingPointError, match="kernel, are not finite.*\n.*stay"):
+        run(Breaks(), [1.0, 2.0], tmp_path, validation_steps=0)
+    assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
+    assert not (tmp_path / "mask_rcnn_made_up_0002.h5").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_goes_on_from_there(tmp_path, number):
+    from mrcnn.training.checkpoints import Checkpoints
+    from mrcnn.training.loop import TrainingStopped, fit, resume
+
+    class Signalled(OneWeight):
+        def train(self, batch):
+            if self.step == 3:
+                os.kill(os.getpid(), number)
+            return super().train(batch)
+
+    straight = OneWeight()
+    (tmp_path / "straight").mkdir()
+    rows = run(straight, [1.0, 2.0, 3.0], tmp_path / "straight")
+
+    before = signal.getsignal(number)
+    with pytest.raises(TrainingStopped, match="epoch 2, step 1.*--weights last"):
+        run(Signalled(), [1.0, 2.0, 3.0], tmp_path)
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "interrupted.h5").exists()
+
+    saved = Checkpoints(tmp_path, "made_up").restore()
+    assert (saved.info["epoch"], saved.info["step"]) == (1, 1)
+    resumed = OneWeight()
+    again = plan(tmp_path, 3)
+    progress = resume(resumed, saved, again)
+    (row,) = fit(resumed, Loader([1.0, 2.0, 3.0]), Loader([1.0]), again, progress)
+    assert resumed.weight == straight.weight and resumed.step == 6
+    assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
+    assert not (tmp_path / "interrupted.h5").exists()
+
+
+def test_a_signal_during_validation_keeps_the_steps_of_the_epoch(tmp_path):
+    """Validation can take longer than a scheduler waits between its SIGTERM and its SIGKILL."""
+    from mrcnn.training.checkpoints import Checkpoints
+    from mrcnn.training.loop import TrainingStopped, fit, resume
+
+    class Signalled(OneWeight):
+        def validate(self, batch):
+            if self.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().validate(batch)
+
+    straight = OneWeight()
+    (tmp_path / "straight").mkdir()
+    rows = run(straight, [1.0, 2.0], tmp_path / "straight")
+    with pytest.raises(TrainingStopped, match="in the validation after epoch 2; saved in"):
+        run(Signalled(), [1.0, 2.0], tmp_path)
+    saved = Checkpoints(tmp_path, "made_up").restore()
+    assert (saved.info["epoch"], saved.info["step"]) == (1, 2)
+    resumed, again = OneWeight(), plan(tmp_path, 2)
+    progress = resume(resumed, saved, again)
+    (row,) = fit(resumed, Loader([1.0, 2.0]), Loader([1.0]), again, progress)
+    assert resumed.weight == straight.weight and resumed.step == 4
+    assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
+
+
+def test_a_signal_after_an_epoch_does_not_begin_another(tmp_path):
+    from mrcnn.training.loop import TrainingStopped
+
+    trainer = OneWeight()
+
+    def score():  # the last that happens in an epoch
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.5
+
+    with pytest.raises(TrainingStopped, match="after epoch 1; saved in"):
+        run(trainer, [1.0, 2.0], tmp_path, score=score)
+    assert trainer.step == 2 and epochs_on_disk(tmp_path) == [1]
+    assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
+
+
+def test_a_signal_is_noticed_though_the_terminal_is_gone(monkeypatch):
+    from mrcnn.training.loop import stop_signals
+
+    def broken(*args, **options):
+        raise BrokenPipeError
+
+    with stop_signals() as signals:
+        monkeypatch.setattr("builtins.print", broken)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.name == "SIGTERM"
+
+
+def test_float16_scales_the_loss():
+    import keras
+
+    from mrcnn.config import Config
+    from mrcnn.training.step import make_optimizer
+
+    half = make_optimizer(Config.from_dict({"COMPUTE_DTYPE": "float16"}), 0.1)
+    assert isinstance(half, keras.optimizers.LossScaleOptimizer)
+    full = make_optimizer(Config.from_dict({"COMPUTE_DTYPE": "float32"}), 0.1)
+    assert full.global_clipnorm == 5.0 and np.isclose(full.momentum, 0.9)
+
+
+# --- A real network -----------------------------------------------------------------------------
+
+
+class Steady(SmallConfig):
+    STEPS_PER_EPOCH = 2
+    EMA_DECAY = 0.9
+    EDGE_LOSS_WEIGHT = 0.5
+    LABEL_SMOOTHING = 0.1
+    HEAD_DROPOUT = 0.2
+
+
+def start(folder, seed=3):
+    import keras
+
+    from mrcnn.model import MaskRCNN
+
+    keras.utils.clear_session()  # unnamed layers are counted, and the file holds their names
+    keras.utils.set_random_seed(seed)
+    return MaskRCNN("training", Steady(), str(folder))
+
+
+def train(model, epochs, **options):
+    from mrcnn.training.schedules import PlateauSchedule
+
+    schedule = PlateauSchedule(0.02, patience=1, delta=10.0)  # falls each epoch but the first
+    data = shapes(6), shapes(2)
+    options = {"schedule": schedule, "seed": 4, "workers": 2, "show_progress": False, **options}
+    return model.train(*data, 0.02, epochs, "all", **options)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run of four epochs at a stretch."""
+    model = start(tmp_path_factory.mktemp("straight"))
+    return model, train(model, 4)
+
+
+def files(model):
+    """Arrays of the last checkpoint's two files."""
+    from mrcnn.training.checkpoints import Checkpoints
+
+    saved = Checkpoints(model.log_dir, model.run_name).restore()
+    return saved.weights.read_bytes(), saved.arrays, saved.info
+
+
+def same(ours, theirs):
+    assert ours[0] == theirs[0]  # the weights file, byte by byte
+    assert set(ours[1]) == set(theirs[1]) and len(ours[1]) > 100
+    for name, array in ours[1].items():
+        assert array.tobytes() == theirs[1][name].tobytes(), name
+    drop = ("seconds", "waited")
+    assert {k: v for k, v in ours[2].items() if k not in drop} == {
+        k: v for k, v in theirs[2].items() if k not in drop
+    }
+
+
+def test_two_and_two_epochs_equal_four_to_the_bit(straight, tmp_path):
+    expected, rows = straight
+    first = start(tmp_path)
+    train(first, 2)
+    second = start(tmp_path, seed=99)  # its random start is overwritten
+    second.resume()
+    assert second.epoch == 2 and second.log_dir == first.log_dir
+    more = train(second, 4)
+    same(files(second), files(expected))
+    for ours, theirs in zip(more, rows[2:], strict=True):
+        for name in theirs:
+            if name not in ("seconds", "data_wait_share"):
+                assert ours[name] == theirs[name], name
+    assert epochs_on_disk(tmp_path / second.log_dir) == [1, 2, 3, 4]
+    run_json = json.loads((tmp_path / second.log_dir / "run.json").read_text())
+    assert len(run_json["resumed"]) == 1 and run_json["seed"] == 4
+
+
+def test_interrupted_in_an_epoch_equals_never_interrupted(straight, tmp_path):
+    import keras
+
+    from mrcnn.training.loop import TrainingStopped
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations.numpy() == 5:  # epoch 3, step 1
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    first = start(tmp_path)
+    with pytest.raises(TrainingStopped, match="epoch 3, step 1"):
+        train(first, 4, custom_callbacks=[Stop()])
+    second = start(tmp_path, seed=98)
+    assert second.resume().name == "interrupted.h5"
+    train(second, 4)
+    same(files(second), files(straight[0]))
+
+
+def test_averages_are_what_is_saved(straight):
+    """The file holds the moving averages; the model keeps the weights themselves."""
+    model, _ = straight
+    assert model.keras_model.get_layer("mrcnn_class_loss").options == {"label_smoothing": 0.1}
+    assert model.keras_model.get_layer("mrcnn_class_dropout2").rate == 0.2
+    content = files(model)[1]
+    kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel.numpy()
+    import h5py
+
+    with h5py.File(model.checkpoint_path.format(epoch=4)) as file:
+        saved = file["mrcnn_class_logits/mrcnn_class_logits/kernel:0"][()]
+    assert not np.array_equal(saved, kernel)
+    np.testing.assert_array_equal(content["weights/mrcnn_class_logits.kernel"], kernel)
+    assert any(np.array_equal(saved, v) for k, v in content.items() if k.startswith("averages/"))
+
+
+def test_a_checkpoint_of_other_options_is_refused(straight, tmp_path):
+    from mrcnn.model import MaskRCNN
+
+    class NoAverages(Steady):
+        EMA_DECAY = 0.0
+
+    other = MaskRCNN("training", NoAverages(), str(tmp_path))
+    other.resume(straight[0].log_dir)
+    data = shapes(6), None
+    other.log_dir = str(tmp_path / "elsewhere")
+    # One weight less to average is fine, another set of layers is not.
+    with pytest.raises(ValueError, match="other layers, optimizer or EMA_DECAY"):
+        other.saved.info["stage"] = "heads"
+        other.train(*data, 0.02, 9, "heads", seed=4, show_progress=False)
+
+
+def test_dry_run_trains_nothing_and_finds_missing_pictures(tmp_path, capsys):
+    from mrcnn.training.preflight import PreflightError
+
+    model = start(tmp_path / "logs")
+    before = [v.numpy() for v in model.keras_model.variables]
+    assert train(model, 2, dry_run=True, show_progress=True) == []
+    assert "a step takes about" in capsys.readouterr().out
+    for old, variable in zip(before, model.keras_model.variables, strict=True):
+        np.testing.assert_array_equal(old, variable.numpy())
+    assert not list((tmp_path / "logs").rglob("*.h5"))
+
+    broken = shapes(6)
+    broken.image_info[2]["path"] = str(tmp_path / "gone.jpg")
+    broken.load_image = lambda image_id: utils.Dataset.load_image(broken, image_id)
+    with pytest.raises(PreflightError, match="gone.jpg does not exist"):
+        model.train(broken, None, 0.02, 1, "all", check=True, show_progress=False)
+
+
+def test_stages_that_are_resumed_at_their_border_equal_those_that_are_not(tmp_path):
+    """A new stage begins with a new optimizer, but with the weights and not their averages."""
+    from mrcnn.model import MaskRCNN
+
+    def stages(model, numbers):
+        for number in numbers:
+            options = {"stage": f"{number}:heads", "seed": 4, "show_progress": False}
+            model.train(shapes(4), None, 0.02, number + 1, "heads", **options)
+
+    first = start(tmp_path / "one")
+    stages(first, (0, 1))
+    second = start(tmp_path / "two")
+    stages(second, (0,))
+    third = start(tmp_path / "two", seed=97)
+    third.resume()
+    stages(third, (1,))
+    assert isinstance(third, MaskRCNN) and third.epoch == 2
+    same(files(third), files(first))
