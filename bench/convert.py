@@ -3,10 +3,10 @@
     python bench/convert.py make /tmp/big --pictures 191961     # drawn garments, linked many times
     python bench/convert.py run /tmp/big                        # whole command, memory of all processes
     python bench/convert.py run /tmp/big --keypoints
-    python bench/convert.py run /tmp/big --limit 19196          # a tenth: is the time per picture flat?
+    python bench/convert.py run /tmp/big --limit 19196          # a tenth: is the time per image flat?
     python bench/convert.py load /tmp/big/out/train_coco.json /tmp/big/train/image
 
-`make` writes the annotations of 2,000 made-up pictures, each with a JPEG of its size, and links
+`make` writes the annotations of 2,000 made-up images, each with a JPEG of its size, and links
 them under as many names as are asked for. Each other command prints one JSON line. Memory is the
 largest sum of the resident sizes of the process and its children, looked at 50 times a second.
 """
@@ -30,7 +30,7 @@ DIFFERENT = 2000
 
 
 def make(args):
-    """A train split of links to `DIFFERENT` pictures and annotation files."""
+    """A train split of links to `DIFFERENT` images and annotation files."""
     from mrcnn.deepfashion2.demo.scenes import demo_annotation
 
     base = args.folder / "base"

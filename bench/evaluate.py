@@ -7,7 +7,7 @@
 Each reads the annotations and results (JSON, masks as polygons and RLE), scores box and mask,
 and prints one JSON line. "ours" includes the 12 subsets, and with --resamples the confidence
 intervals; the others score once without subsets. The data are the same for all: 52,490 outlines of
-40 points on 32,153 pictures of 468 x 624 pixels, 10 detections in each: of every garment one
+40 points on 32,153 images of 468 x 624 pixels, 10 detections in each: of every garment one
 that is off by some pixels, sometimes of another class, and the rest by chance.
 """
 
@@ -33,7 +33,7 @@ WIDTH, HEIGHT, POINTS, CLASSES = 468, 624, 40, 13
 
 
 def outline(rng, centre, radii, jitter):
-    """A blob as a polygon inside the picture."""
+    """A blob as a polygon inside the image."""
     angles = np.linspace(0, 2 * np.pi, POINTS, endpoint=False)
     radius = 1 + jitter * rng.standard_normal(POINTS)
     x = np.clip(centre[0] + radii[0] * radius * np.cos(angles), 0, WIDTH)
@@ -42,7 +42,7 @@ def outline(rng, centre, radii, jitter):
 
 
 def make_truth(rng, pictures, garments):
-    """Content of a COCO file: at least one garment in each picture."""
+    """Content of a COCO file: at least one garment in each image."""
     owner = np.sort(np.r_[np.arange(pictures), rng.integers(0, pictures, garments - pictures)])
     annotations = []
     for n, picture in enumerate(owner.tolist(), 1):
@@ -74,7 +74,7 @@ def make_truth(rng, pictures, garments):
 
 
 def make_results(rng, truth, each):
-    """Results: near each garment, and by chance up to `each` in a picture."""
+    """Results: near each garment, and by chance up to `each` in an image."""
     of_picture = {image["id"]: [] for image in truth["images"]}
     for annotation in truth["annotations"]:
         of_picture[annotation["image_id"]].append(annotation)
@@ -123,7 +123,7 @@ def ours(truth_path, results_path, resamples):
     from mrcnn.evaluation import average_precision
 
     watch = Watch()
-    truth = ground_truth.read_truth(truth_path)
+    truth = ground_truth.read_ground_truth(truth_path)
     detections = ground_truth.read_results(truth, results_path)
     views = average_precision.make_views(truth)
     watch.lap("read")
@@ -184,7 +184,7 @@ def main():
     parser.add_argument("scorer", choices=["ours", "pycocotools", "faster_coco_eval"])
     parser.add_argument("--pictures", type=int, default=32_153)
     parser.add_argument("--garments", type=int, default=52_490)
-    parser.add_argument("--detections", type=int, default=10, help="in each picture")
+    parser.add_argument("--detections", type=int, default=10, help="in each image")
     parser.add_argument("--resamples", type=int, default=0, help="of the confidence intervals")
     parser.add_argument("--folder", type=Path, help="keep the generated files there")
     args = parser.parse_args()

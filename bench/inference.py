@@ -6,7 +6,7 @@
     python bench/inference.py --input FOLDER_OF_PHOTOS --memory 3000
 
 The bare network is timed on the same prepared batches, before and after the pipeline (B P B),
-so that a machine that slows down shows. --memory repeats the photos up to so many pictures and
+so that a machine that slows down shows. --memory repeats the photos up to so many images and
 tells resident memory as the run goes on. --random takes a backbone with random weights.
 """
 
@@ -54,14 +54,14 @@ def make_predictor(args):
     tame(model.keras_model)
     model.random_layers = []
     bias = np.zeros(14, np.float32)
-    bias[1] = 50  # every RoI answers "class 1": four garments a picture, whatever the rest says
+    bias[1] = 50  # every RoI answers "class 1": four garments an image, whatever the rest says
     model.keras_model.get_layer("mrcnn_class_logits").bias.assign(bias)
     layers.freeze(model.keras_model)
     return Predictor(model, **options)
 
 
 def bare_rate(predictor, paths):
-    """Pictures a second of the network alone, on batches that are prepared before."""
+    """Images a second of the network alone, on batches that are prepared before."""
     prepared = [predictor.prepare(read_image(p)) for p in paths]
     size = predictor.batch_size
     batches = [prepared[i : i + size] for i in range(0, len(prepared), size)]
@@ -79,7 +79,7 @@ def resident():
 
 
 class Watched:
-    """A predictor that notes resident memory at every 100th picture."""
+    """A predictor that notes resident memory at every 100th image."""
 
     def __init__(self, predictor):
         self._predictor, self._count, self.memory = predictor, 0, {}
@@ -95,7 +95,7 @@ class Watched:
 
 
 def repeated(paths, count, folder):
-    """A folder with `count` links to the pictures in turn."""
+    """A folder with `count` links to the images in turn."""
     for i in range(count):
         path = paths[i % len(paths)]
         (folder / f"{i:05d}{path.suffix}").symlink_to(path.resolve())
@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--limit", type=int, default=64)
     parser.add_argument("--save", default=",".join(DEFAULT))
-    parser.add_argument("--memory", type=int, help="pictures of a long run")
+    parser.add_argument("--memory", type=int, help="images of a long run")
     args = parser.parse_args()
     share_heap()
     hold_weights(True)

@@ -1,4 +1,4 @@
-"""Times loading one training picture on one core, and the loader's threads, as JSON lines.
+"""Times loading one training image on one core, and the loader's threads, as JSON lines.
 
     python bench/loading.py
     python bench/loading.py --size 512 --augmentations none default
@@ -6,7 +6,7 @@
 
 Without --annotations: JPEGs of about 800x1000 made of input_folder/'s two photos with camera-like
 grain, five garment-like polygons of 90 points in each. Times are medians in milliseconds: `total`
-is a picture from its file to molded float32, mini-masks and RPN targets; the parts were timed
+is an image from its file to molded float32, mini-masks and RPN targets; the parts were timed
 one by one. `masks` is the way without outlines, as `load_image_gt` goes it. Run it with nothing
 else running.
 """
@@ -63,7 +63,7 @@ def write_photos(folder):
 
 
 def garment(rng, width, height, points=90):
-    """[points, (x, y)]: a wavy outline, a fifth to half of the picture high."""
+    """[points, (x, y)]: a wavy outline, a fifth to half of the image high."""
     angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
     radius = 1 + 0.15 * np.sin(3 * angle + rng.uniform(0, 6)) + rng.normal(0, 0.02, points)
     middle = rng.uniform(0.3, 0.7, 2) * (width, height)
@@ -117,7 +117,7 @@ def parts(dataset, config, items, rounds):
 
 
 def threads(dataset, config, augmentation, counts, batches):
-    """Pictures a second by number of threads."""
+    """Images a second by number of threads."""
     rates = {}
     for workers in counts:
         loader = BatchLoader(
@@ -151,7 +151,7 @@ def main():
 
 
 def loads(dataset, config, augmentation, out):
-    """A function of an image id that loads the picture."""
+    """A function of an image id that loads the image."""
     sampler = Sampler(dataset, config, make_augmentation(augmentation), None)
     rng = np.random.default_rng(0)
     return lambda i: sampler.load(i, rng, keep_empty=True, out=out)

@@ -6,7 +6,7 @@
 original: pasted as `MaskRCNN.detect` does; stretched: as the inference command does; refined:
 with --refine; tta: with --tta. Boundary IoU (arXiv:2103.16562) is taken of the annotated
 garments that a detection of their class, score 0.5 or more, meets with a mask IoU of 0.5 or
-more; boundaries are 2 % of the picture's diagonal wide.
+more; boundaries are 2 % of the image's diagonal wide.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Can training learn a few pictures by heart? Prints the losses before and after, as JSON.
+"""Can training learn a few images by heart? Prints the losses before and after, as JSON.
 
     python bench/overfit.py --data .../street_fashion_mini --annotations coco
 
 The compact model, from COCO's MobileNetV2, trains on the train split without augmentation; the
-validation loss is that of the same pictures. The L2 term is left out of the comparison: it is
+validation loss is that of the same images. The L2 term is left out of the comparison: it is
 no matter of the data.
 """
 
@@ -68,7 +68,7 @@ def main():
 
 
 def losses_now(model, dataset, steps):
-    """Mean of each loss over the pictures, as validation takes it."""
+    """Mean of each loss over the images, as validation takes it."""
     from mrcnn.data.generators import BatchLoader
     from mrcnn.training.step import Trainer, make_optimizer
 

@@ -4,7 +4,7 @@
     python bench/speed.py train --backbone resnet101 --size 512 --batch 2 --precision float32
 
 The work is fixed, whatever the (random) weights find: 1000 proposals, 100 detections with
-their masks pasted at the picture's size, 14 classes; in training 200 sampled RoIs a picture,
+their masks pasted at the image's size, 14 classes; in training 200 sampled RoIs an image,
 five objects in each, all layers. Run it in turn with what it is compared to (A B A B), with
 nothing else running.
 """
@@ -26,7 +26,7 @@ import numpy as np
 from mrcnn.commands.environment import import_tensorflow
 from mrcnn.config import Config
 
-# (y1, x1, y2, x2) as shares of the picture.
+# (y1, x1, y2, x2) as shares of the image.
 BOXES = [(0.1, 0.1, 0.6, 0.4), (0.4, 0.2, 0.9, 0.8), (0.05, 0.6, 0.4, 0.95)]
 BOXES += [(0.5, 0.5, 0.9, 0.7), (0.7, 0.05, 0.95, 0.3)]
 

@@ -88,11 +88,11 @@ class Config:
 
     # --- Masks ----------------------------------------------------------------------------
     # Store ground truth masks cropped to their boxes at MINI_MASK_SHAPE: needed for large
-    # pictures, at some loss of detail.
+    # images, at some loss of detail.
     USE_MINI_MASK: bool = True
     MINI_MASK_SHAPE = (56, 56)
 
-    # --- Input pictures -------------------------------------------------------------------
+    # --- Input images -------------------------------------------------------------------
     # "square": scale to MIN_DIM..MAX_DIM, pad to MAX_DIM x MAX_DIM (inference and training);
     # "pad64": pad to multiples of 64 (inference); "crop": random MIN_DIM x MIN_DIM crops
     # (training only); "none": neither scaled nor padded (sides must be multiples of 64).
@@ -106,7 +106,7 @@ class Config:
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])  # RGB
 
     # --- Heads ----------------------------------------------------------------------------
-    # RoIs a picture that train the heads, and the share of them that holds objects. Where
+    # RoIs an image that train the heads, and the share of them that holds objects. Where
     # the RPN finds few objects at that ratio, raise RPN_NMS_THRESHOLD.
     TRAIN_ROIS_PER_IMAGE: int = 200
     ROI_POSITIVE_RATIO: float = 0.33
@@ -132,7 +132,7 @@ class Config:
     # Let the sleeve head, which the weights file must have (scripts/train_sleeves.py), overrule
     # the class of a garment among its siblings, such as short and long sleeves.
     SLEEVE_REFINE: bool = False
-    # Fit masks to the edges of the picture (`mrcnn.inference.refine`). It is for the commands and the
+    # Fit masks to the edges of the image (`mrcnn.inference.refine`). It is for the commands and the
     # `Predictor`; `MaskRCNN.detect` gives masks as the original does.
     MASK_REFINE: bool = False
 
@@ -150,7 +150,7 @@ class Config:
     # wrong; it raises the class loss, of validation too. Try 0.1.
     LABEL_SMOOTHING: float = 0.0
     # Share of the class and box head's numbers that each training step leaves out, against
-    # learning few pictures by heart; detection uses them all. Try 0.5.
+    # learning few images by heart; detection uses them all. Try 0.5.
     HEAD_DROPOUT: float = 0.0
     # Keep moving averages of the weights, validate and save those: 0.999 or so; 0 for none.
     EMA_DECAY: float = 0.0

@@ -271,7 +271,7 @@ class MaskRCNN:
             layers: "heads", "3+", "4+", "5+", "all", or a regular expression of layer names.
             augmentation: imgaug augmenter, or None.
             custom_callbacks: list of Keras callbacks.
-            no_augmentation_sources: sources of pictures that aren't augmented.
+            no_augmentation_sources: sources of images that aren't augmented.
             **options: fields of `mrcnn.training.run.Options`, such as schedule, seed and workers.
 
         Returns:
@@ -328,7 +328,7 @@ class MaskRCNN:
                 continue
             if not len(dataset.image_ids):
                 raise ValueError(
-                    f"the {which} data set has no pictures; add some and call its prepare()"
+                    f"the {which} data set has no images; add some and call its prepare()"
                 )
             if dataset.num_classes != self.config.NUM_CLASSES:
                 raise ValueError(
@@ -346,31 +346,31 @@ class MaskRCNN:
     # --- Detection ------------------------------------------------------------------------
 
     def mold_inputs(self, images):
-        """Resizes, pads and normalises pictures.
+        """Resizes, pads and normalises images.
 
         Args:
             images: list of [H, W, channels] uint8.
 
         Returns:
             molded images [B, h, w, channels] float32, image metas [B, M] float64 and windows
-            [B, (y1, x1, y2, x2)] int, pixels of the molded pictures.
+            [B, (y1, x1, y2, x2)] int, pixels of the molded images.
 
         Raises:
-            ValueError: if a picture has another number of channels than the model's, or the
+            ValueError: if an image has another number of channels than the model's, or the
                 molded shapes differ (only with IMAGE_RESIZE_MODE "pad64" or "none").
         """
         return detection.mold(images, self.config)
 
     def detect(self, images, verbose=0):
-        """Finds objects in pictures.
+        """Finds objects in images.
 
         Args:
-            images: list of BATCH_SIZE pictures [H, W, channels] uint8, of any sizes.
+            images: list of BATCH_SIZE images [H, W, channels] uint8, of any sizes.
             verbose: 1 prints the shapes of what goes in and comes out.
 
         Returns:
-            list of dicts, one a picture: rois [N, (y1, x1, y2, x2)] int32 pixels of the
-            picture, class_ids [N] int32, scores [N] float32, masks [H, W, N] bool.
+            list of dicts, one an image: rois [N, (y1, x1, y2, x2)] int32 pixels of the
+            image, class_ids [N] int32, scores [N] float32, masks [H, W, N] bool.
         """
         self._need("inference", "detect")
         self._check_batch(len(images))
@@ -389,14 +389,14 @@ class MaskRCNN:
         ]
 
     def detect_molded(self, molded_images, image_metas, verbose=0):
-        """`detect` on pictures that are molded already; for inspection.
+        """`detect` on images that are molded already; for inspection.
 
         Args:
             molded_images: [B, h, w, channels] float.
             image_metas: [B, M].
 
         Returns:
-            as `detect`, boxes and masks in pixels of the molded pictures.
+            as `detect`, boxes and masks in pixels of the molded images.
         """
         self._need("inference", "detect_molded")
         self._check_batch(len(molded_images))
@@ -412,17 +412,17 @@ class MaskRCNN:
         return results
 
     def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
-        """The network's output for one picture -> boxes and masks of that picture.
+        """The network's output for one image -> boxes and masks of that image.
 
         Args:
             detections: [D, (y1, x1, y2, x2, class id, score)], normalised, zero-padded.
             mrcnn_mask: [D, h, w, C] probabilities.
-            original_image_shape: (H, W, channels) of the picture.
-            image_shape: (h, w, channels) of the molded picture.
-            window: (y1, x1, y2, x2) of the picture within the molded one, pixels.
+            original_image_shape: (H, W, channels) of the image.
+            image_shape: (h, w, channels) of the molded image.
+            window: (y1, x1, y2, x2) of the image within the molded one, pixels.
 
         Returns:
-            boxes [N, 4] int32 pixels of the picture, class_ids [N] int32, scores [N] float32,
+            boxes [N, 4] int32 pixels of the image, class_ids [N] int32, scores [N] float32,
             masks [H, W, N] bool.
         """
         ids = np.asarray(detections)[:, 4].astype(np.int32)
@@ -431,7 +431,7 @@ class MaskRCNN:
         return result["rois"], result["class_ids"], result["scores"], result["masks"]
 
     def get_anchors(self, image_shape):
-        """Anchors of a molded picture: [A, (y1, x1, y2, x2)] float32, normalised; cached."""
+        """Anchors of a molded image: [A, (y1, x1, y2, x2)] float32, normalised; cached."""
         key = tuple(int(s) for s in image_shape)
         if key not in self._anchors:
             # Kept in pixels too, as the original does for its notebooks.
@@ -534,7 +534,7 @@ class MaskRCNN:
 
 
 def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config):
-    """`DetectionTargetLayer` for one picture: [P, 4], [G], [G, 4], [h, w, G] -> its outputs."""
+    """`DetectionTargetLayer` for one image: [P, 4], [G], [G, 4], [h, w, G] -> its outputs."""
     inputs = [tf.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)]
     return [x[0] for x in DetectionTargetLayer(config)(inputs)]
 

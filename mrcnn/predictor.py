@@ -1,4 +1,4 @@
-"""Pictures in, garments out: the detector for programs.
+"""Images in, garments out: the detector for programs.
 
     from mrcnn.predictor import Predictor
 
@@ -6,7 +6,7 @@
     for result in predictor.stream(["a.jpg", "b.png"]):
         print(result.names, result.scores, result.boxes, result.areas)
 
-H, W: height and width of a picture, pixels.
+H, W: height and width of an image, pixels.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from mrcnn.network import detection, layers, pretrained, weights
 VERSION = 1
 # Two views of a garment overlap at least so much.
 SAME_GARMENT = 0.5
-# Up to this input size pictures may be detected four at a time, which is then faster.
+# Up to this input size images may be detected four at a time, which is then faster.
 SMALL_INPUT = 640
 
 
 @dataclass
 class Prepared:
-    """A picture ready for the network: what `detection.mold` makes of it, and of its mirror
+    """An image ready for the network: what `detection.mold` makes of it, and of its mirror
     image if that is looked at too."""
 
     image: np.ndarray
@@ -51,21 +51,21 @@ class Predictor:
 
     Attributes:
         class_names: by class id, background first.
-        batch_size: pictures that the network takes at once.
+        batch_size: images that the network takes at once.
         weights: Path of the file that `load` took, else None.
 
     Args:
         model: `MaskRCNN` in inference mode, with weights. Its own BATCH_SIZE is not used.
-        batch_size: int; rests are filled up, so take 1 to detect single pictures. None: 4 for
+        batch_size: int; rests are filled up, so take 1 to detect single images. None: 4 for
             inputs up to 640 pixels, else 1; and 1 on CPUs if the environment has
             TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1, with which one at a time is as fast.
         min_score: None: the model's DETECTION_MIN_CONFIDENCE. A lower one needs `load`.
-        max_detections: the best of a picture, after all other settings; None: the model's.
+        max_detections: the best of an image, after all other settings; None: the model's.
         classes: names of classes to keep, None for all.
         tta: look at the mirror image too and take the mean of both; takes twice as long.
         agnostic_nms: one class for each garment, see `results.without_overlaps`.
         exclusive_masks: no pixel in two garments.
-        refine: fit masks to the picture's edges, see `refine.refine_mask`; needs OpenCV. None: as
+        refine: fit masks to the image's edges, see `refine.refine_mask`; needs OpenCV. None: as
             the model's MASK_REFINE says, with a warning if OpenCV isn't there.
         device: "cpu", "gpu:0", ...; None leaves it to TensorFlow.
 
@@ -166,24 +166,24 @@ class Predictor:
         return digest.hexdigest()
 
     def __call__(self, pictures):
-        """`stream` as a list, which holds all pictures."""
+        """`stream` as a list, which holds all images."""
         return list(self.stream(pictures))
 
     def stream(self, pictures):
-        """Detects in one picture after the other.
+        """Detects in one image after the other.
 
         Args:
-            pictures: iterable of paths and of arrays [H, W, 3] uint8 RGB.
+            images: iterable of paths and of arrays [H, W, 3] uint8 RGB.
 
         Yields:
             `Result` of each.
 
         Raises:
             reading.ImageError: if a file can't be read.
-            ValueError: if an array is no picture.
+            ValueError: if an array is no image.
         """
         if isinstance(pictures, (str, os.PathLike, np.ndarray)):
-            raise ValueError("got one picture; give a list of pictures")
+            raise ValueError("got one image; give a list of images")
         batch: list[Prepared] = []
         for picture in pictures:
             is_path = isinstance(picture, (str, os.PathLike))
@@ -199,21 +199,21 @@ class Predictor:
             yield self.finish(prepared, raw)
 
     def prepare(self, image):
-        """Brings a picture [H, W, 3] uint8 to the network's size: `Prepared`.
+        """Brings an image [H, W, 3] uint8 to the network's size: `Prepared`.
 
         Raises:
             ValueError: if it isn't [H, W, 3] uint8.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(
-                f"got a picture of {image.dtype} {image.shape}; give [height, width, 3] uint8 RGB"
+                f"got an image of {image.dtype} {image.shape}; give [height, width, 3] uint8 RGB"
             )
         images = [image, image[:, ::-1]] if self._tta else [image]
         molded = [detection.mold([i], self.model.config) for i in images]
         return Prepared(image, [(m[0], meta[0], window[0]) for m, meta, window in molded])
 
     def detect(self, batch):
-        """Runs the network on at most `batch_size` prepared pictures.
+        """Runs the network on at most `batch_size` prepared images.
 
         Returns:
             list of what `finish` takes.
@@ -227,7 +227,7 @@ class Predictor:
         return raws
 
     def _run(self, molded):
-        """Detections and masks of pictures of one molded shape."""
+        """Detections and masks of images of one molded shape."""
         count = len(molded)
         # A batch of another size would be traced anew, which takes longer than to fill it up.
         molded = molded + molded[-1:] * (self.batch_size - count)
@@ -236,7 +236,7 @@ class Predictor:
         return [(detections[i], masks[i]) for i in range(count)]
 
     def finish(self, prepared, raw):
-        """The `Result` of a picture, from its entry of what `detect` returned."""
+        """The `Result` of an image, from its entry of what `detect` returned."""
         shape, found = prepared.image.shape, []
         for (molded, _, window), (rows, masks) in zip(prepared.views, raw, strict=True):
             boxes, ids, scores, used = detection.unmold_boxes(rows, shape, molded.shape, window)
@@ -266,7 +266,7 @@ def _digest(model):
 
 
 def _usual_batch(config):
-    """Pictures at once where nobody asks for a number."""
+    """Images at once where nobody asks for a number."""
     is_held = os.environ.get("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS") in ("1", "true")
     if is_held and not tf.config.list_physical_devices("GPU"):
         return 1
@@ -290,13 +290,13 @@ def load_whole(model, path):
 
 
 def merge_views(plain, mirrored, width):
-    """Means of what was found in a picture and in its mirror image.
+    """Means of what was found in an image and in its mirror image.
 
     A garment that only one view shows keeps half its score.
 
     Args:
         plain, mirrored: boxes [N, 4] int32, class_ids [N], scores [N], masks [N, S, S].
-        width: of the picture, pixels.
+        width: of the image, pixels.
 
     Returns:
         the same four arrays, best score first.
@@ -332,7 +332,7 @@ def merge_views(plain, mirrored, width):
 
 
 def _same_shapes(molded):
-    """Row numbers grouped by the molded pictures' shapes (they differ with pad64 only)."""
+    """Row numbers grouped by the molded images' shapes (they differ with pad64 only)."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, (picture, _, _) in enumerate(molded):
         groups.setdefault(picture.shape, []).append(row)
@@ -373,7 +373,7 @@ def _class_ids(wanted, names):
 
 
 def _refines(asked, config):
-    """Whether masks are fitted to the picture; what the model says yields where it can't be done."""
+    """Whether masks are fitted to the image; what the model says yields where it can't be done."""
     from mrcnn.inference.refine import load_opencv
 
     wanted = getattr(config, "MASK_REFINE", False) if asked is None else asked

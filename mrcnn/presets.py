@@ -41,7 +41,7 @@ class CompactConfig(ClothingConfig):
     MAX_GT_INSTANCES = 30
     DETECTION_MAX_INSTANCES = 50
     DETECTION_PER_CLASS = True  # rare classes are seldom the likeliest, but often the second
-    MASK_REFINE = True  # 28 cells over a coat are coarse; the picture knows its edge
+    MASK_REFINE = True  # 28 cells over a coat are coarse; the image knows its edge
 
 
 CONFIGS = {"resnet101": ClothingConfig, "resnet50": ResNet50Config, "compact": CompactConfig}

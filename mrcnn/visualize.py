@@ -1,7 +1,7 @@
-"""matterport's notebook family: figures of pictures, instances and scores.
+"""matterport's notebook family: figures of images, instances and scores.
 
-H, W: height and width of the picture in pixels. N: number of instances.
-Boxes are [N, (y1, x1, y2, x2)], pixels of the picture, y2 and x2 exclusive; masks are
+H, W: height and width of the image in pixels. N: number of instances.
+Boxes are [N, (y1, x1, y2, x2)], pixels of the image, y2 and x2 exclusive; masks are
 [H, W, N] bool; colours (red, green, blue) of 0..1. A given `ax` is drawn on; else a new figure
 is shown. Arrays without matplotlib: `mrcnn/render/drawing.py`, whose names are here too.
 """
@@ -48,9 +48,9 @@ __all__ = [
 
 
 def display_images(images, titles=None, cols=4, cmap=None, norm=None, interpolation=None):
-    """Shows pictures, [H, W] or [H, W, 3] each, in a grid of `cols` columns.
+    """Shows images, [H, W] or [H, W, 3] each, in a grid of `cols` columns.
 
-    titles: a string for each picture. cmap, norm, interpolation: as in matplotlib's imshow.
+    titles: a string for each image. cmap, norm, interpolation: as in matplotlib's imshow.
     """
     from matplotlib import pyplot
 
@@ -80,7 +80,7 @@ def display_instances(
     colors=None,
     captions=None,
 ):
-    """Shows instances on a picture; arguments as in `draw_instances`.
+    """Shows instances on an image; arguments as in `draw_instances`.
 
     colors: N tuples of floats 0..1; None takes the class colours. captions: N strings in
     place of name and score.
@@ -196,7 +196,7 @@ def draw_boxes(
 def _show(
     image, boxes, masks, colors, captions, styles, refined=None, title="", figsize=None, ax=None
 ):
-    """One figure of the picture, masks, boxes (unless styles is None) and captions."""
+    """One figure of the image, masks, boxes (unless styles is None) and captions."""
     from matplotlib import pyplot
     from matplotlib.patches import Rectangle
 
@@ -226,7 +226,7 @@ def _show(
 
 
 def display_top_masks(image, mask, class_ids, class_names, limit=4):
-    """Shows the picture and the masks of the `limit` classes that cover most of it.
+    """Shows the image and the masks of the `limit` classes that cover most of it.
 
     mask: [H, W, N]. class_ids: [N].
     """

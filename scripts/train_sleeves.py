@@ -3,9 +3,9 @@
     python scripts/train_sleeves.py --weights weights/mask_rcnn_compact.h5 \
         --data data/street_fashion --annotations coco
 
-The detector stays as it is. It looks at varied training pictures, the features of what it finds
+The detector stays as it is. It looks at varied training images, the features of what it finds
 are kept, and a linear classifier among siblings (mrcnn/siblings/head.py) is fitted to them. The margin
-by which it must be surer than the detector comes from a cross-validation over pictures.
+by which it must be surer than the detector comes from a cross-validation over images.
 """
 
 import argparse
@@ -40,16 +40,16 @@ def build_parser():
         help="folders in DeepFashion2's layout, converted, whose train splits are used",
     )
     add("--annotations", type=Path, nargs="+", help="of their COCO files; --data if not given")
-    add("--limit", type=int, help="of each folder the first pictures only")
+    add("--limit", type=int, help="of each folder the first images only")
     add(
         "--augment",
         default="default",
         help="none, flip, default, zoom or strong, as of model.py train",
     )
-    add("--passes", type=int, default=2, help="how often each picture is varied and looked at")
+    add("--passes", type=int, default=2, help="how often each image is varied and looked at")
     add("--decay", type=float, default=0.1, help="weight of the L2 term")
     add("--margin", type=float, help="0 to 1; if not given, chosen by cross-validation")
-    add("--batch_size", type=int, default=4, help="pictures at once")
+    add("--batch_size", type=int, default=4, help="images at once")
     add("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     add("--seed", type=int, default=0)
     add("--samples", type=Path, help="folder to keep the features in, or to take them from")
@@ -148,10 +148,10 @@ def train(args):
     samples = collect_all(args, model)
     if not len(samples):
         raise UsageError(
-            "nothing was found in the pictures whose class has siblings; the head would learn nothing"
+            "nothing was found in the images whose class has siblings; the head would learn nothing"
         )
     table = siblings.sibling_table(model.class_names)
-    print(f"{len(samples)} detections of {np.unique(samples.pictures).size} pictures")
+    print(f"{len(samples)} detections of {np.unique(samples.pictures).size} images")
     margin = args.margin
     if margin is None:
         probabilities = training.cross_validate(samples, table, args.decay, args.seed)

@@ -63,4 +63,6 @@ def test_line_ceiling():
     """No module grows past what a reader takes in at one sitting."""
     sources = {p: p.read_text().count("\n") for p in (ROOT / "mrcnn").rglob("*.py")}
     assert {p.name: n for p, n in sources.items() if n > 560} == {}
-    assert all((ROOT / name).read_text().count("\n") < 30 for name in ("model.py", "convert_to_coco.py"))
+    assert all(
+        (ROOT / name).read_text().count("\n") < 30 for name in ("model.py", "convert_to_coco.py")
+    )

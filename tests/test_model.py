@@ -109,7 +109,7 @@ def test_detect(inference, datasets):
     assert count > 0 and result["masks"].shape == (128, 128, count)
     assert set(result["class_ids"]) <= {1, 2}
     assert (np.diff(result["scores"]) <= 0).all()
-    # The same picture gives the same detections.
+    # The same image gives the same detections.
     again = inference.detect([image])[0]
     np.testing.assert_array_equal(result["rois"], again["rois"])
 
@@ -188,7 +188,7 @@ def test_matterport_notebook_calls(datasets, inference):
 
 
 def test_training_learns(datasets, tmp_path):
-    """Half a minute's training on six pictures: the losses fall."""
+    """Half a minute's training on six images: the losses fall."""
     import keras
 
     from mrcnn import model as modellib
@@ -254,7 +254,7 @@ def test_what_cannot_work_is_refused(trained, datasets, tmp_path):
         MaskRCNN("predict", ShapesConfig(), str(tmp_path))
     with pytest.raises(RuntimeError, match=r"detect\(\) needs mode='inference'"):
         trained.detect([])
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         trained.train(utils.Dataset(), None, 0.001, 9, "heads")
     other = utils.Dataset()
     other.add_image("shapes", 0, None)

@@ -53,9 +53,9 @@ def test_paths_and_arrays(predictor, pictures, tmp_path):
     np.testing.assert_array_equal(one.boxes, two.boxes)
     np.testing.assert_array_equal(one.masks, two.masks)
     assert predictor([]) == [] and predictor.model.traces == 1
-    with pytest.raises(ValueError, match="give a list of pictures"):
+    with pytest.raises(ValueError, match="give a list of images"):
         predictor(pictures[0])
-    with pytest.raises(ValueError, match=r"got a picture of float64 \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"got an image of float64 \(4, 4, 3\)"):
         predictor([np.zeros((4, 4, 3))])
 
 
@@ -131,7 +131,7 @@ def test_merge_views_by_hand():
         return (*arrays, masks)
 
     plain = view([[0, 0, 10, 10], [20, 20, 30, 30]], [1, 2], [0.8, 0.6], 1.0)
-    # In a picture of 100 pixels the first is the mirror image of (0, 2, 10, 12).
+    # In an image of 100 pixels the first is the mirror image of (0, 2, 10, 12).
     other = view([[0, 88, 10, 98], [20, 70, 30, 80]], [1, 3], [0.8, 0.4], 1.0)
     boxes, ids, scores, masks = merge_views(plain, other, 100)
     assert boxes.tolist() == [[0, 1, 10, 11], [20, 20, 30, 30], [20, 20, 30, 30]]

@@ -1,8 +1,8 @@
 """COCO annotations and results as arrays, checked before anything is scored.
 
-I pictures, G annotated instances, N detections, K categories. Pictures and classes are positions
-in the sorted ids (`Truth.image_ids`, `Truth.category_ids`), not the ids. Boxes are COCO's
-[x, y, width, height] in pixels of the picture; masks are run-length encodings (RLE) of its size.
+I images, G annotated instances, N detections, K categories. Images and classes are positions
+in the sorted ids (`GroundTruth.image_ids`, `GroundTruth.category_ids`), not the ids. Boxes are COCO's
+[x, y, width, height] in pixels of the image; masks are run-length encodings (RLE) of its size.
 """
 
 import json
@@ -26,12 +26,12 @@ ATTRIBUTES = {
     "viewpoint": ("no wear", "frontal", "side or back"),
 }
 KINDS = ("bbox", "segm")
-BROKEN = "the runs of its RLE don't add up to its picture's pixels"
+BROKEN = "the runs of its RLE don't add up to its image's pixels"
 
 
 @dataclass
-class Truth:
-    """What is to be found, instances sorted by picture and else in the file's order.
+class GroundTruth:
+    """What is to be found, instances sorted by image and else in the file's order.
 
     Attributes:
         image_ids: [I] int or str, rising; category_ids: [K] int, rising.
@@ -42,7 +42,7 @@ class Truth:
         crowd: [G] bool.
         boxes: [G, 4] float. segmentations: [G] as in the file, None where there is none.
         attributes: name of `ATTRIBUTES` -> [G] int, 0 where an annotation doesn't say.
-        known_ids: every picture id of the file, chosen or not.
+        known_ids: every image id of the file, chosen or not.
     """
 
     image_ids: np.ndarray
@@ -60,7 +60,7 @@ class Truth:
 
     @cached_property
     def offsets(self):
-        """[I + 1] int: instances of picture i are offsets[i] to offsets[i + 1] - 1."""
+        """[I + 1] int: instances of image i are offsets[i] to offsets[i + 1] - 1."""
         return np.searchsorted(self.image, np.arange(len(self.image_ids) + 1))
 
     @cached_property
@@ -85,21 +85,21 @@ class Truth:
         return all(s is not None for s in self.segmentations)
 
     def size(self, image):
-        """(height, width) of the picture at a position."""
+        """(height, width) of the image at a position."""
         entry = self.images[image]
         return entry["height"], entry["width"]
 
 
 @dataclass
 class Detections:
-    """What was found, sorted by picture and else in the order of the results.
+    """What was found, sorted by image and else in the order of the results.
 
     Attributes:
         image, classes: [N] int, positions in the truth's image_ids and category_ids.
         scores: [N] float64.
         boxes: [N, 4] float.
         rles: [N] RLE dicts, or None if the results are boxes only.
-        left_out: number of results for pictures of the file that aren't scored.
+        left_out: number of results for images of the file that aren't scored.
     """
 
     image: np.ndarray
@@ -113,7 +113,7 @@ class Detections:
         return len(self.image)
 
     def offsets(self, images):
-        """[images + 1] int: detections of picture i are offsets[i] to offsets[i + 1] - 1."""
+        """[images + 1] int: detections of image i are offsets[i] to offsets[i + 1] - 1."""
         return np.searchsorted(self.image, np.arange(images + 1))
 
 
@@ -134,21 +134,21 @@ def read_json(path):
             raise ValueError(f"{os.fspath(path)} is no JSON file: {error}") from None
 
 
-def read_truth(annotations, image_ids=None, limit=None):
-    """The `Truth` of COCO instances.
+def read_ground_truth(annotations, image_ids=None, limit=None):
+    """The `GroundTruth` of COCO instances.
 
     Args:
-        annotations: path, the content of the file, a `pycocotools.coco.COCO`, or a `Truth`,
+        annotations: path, the content of the file, a `pycocotools.coco.COCO`, or a `GroundTruth`,
             which is returned as it is.
-        image_ids: ids of the pictures to score; None for all.
-        limit: int, the first pictures by id only; None for all.
+        image_ids: ids of the images to score; None for all.
+        limit: int, the first images by id only; None for all.
 
     Raises:
         ValueError: if the file is no COCO instances file, or image_ids has unknown ids.
     """
-    if isinstance(annotations, Truth):
+    if isinstance(annotations, GroundTruth):
         if image_ids is not None or limit is not None:
-            raise ValueError("got a Truth and image_ids; choose pictures when it is read")
+            raise ValueError("got a GroundTruth and image_ids; choose images when it is read")
         return annotations
     content = _content(annotations)
     images = {entry["id"]: entry for entry in content["images"]}
@@ -194,7 +194,7 @@ def _truth(rows, images, categories, position, known_ids):
         for name in ATTRIBUTES
         if any(name in a for a in rows)
     }
-    return Truth(
+    return GroundTruth(
         image_ids=np.array([entry["id"] for entry in images]),
         category_ids=np.array(ids, int),
         images=images,
@@ -215,7 +215,7 @@ def to_rle(segmentation, size):
 
     Args:
         segmentation: list of polygons [x1, y1, x2, y2, ...] or dict of size and counts.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Raises:
         ValueError: if it is neither, or an RLE of another size.
@@ -239,7 +239,7 @@ def to_rle(segmentation, size):
         )
     if tuple(segmentation["size"]) != tuple(size):
         raise ValueError(
-            f"its RLE is of size {list(segmentation['size'])} (height, width) but the picture is "
+            f"its RLE is of size {list(segmentation['size'])} (height, width) but the image is "
             f"{list(size)}"
         )
     if isinstance(segmentation["counts"], list):
@@ -272,15 +272,15 @@ def read_results(truth, results, masks=None):
     """The `Detections` in a COCO results file, of this or any other tool.
 
     Args:
-        truth: `Truth` of the same data.
+        truth: `GroundTruth` of the same data.
         results: path, or list of dicts: image_id, category_id, score, and bbox, segmentation
             (RLE, compressed or not, or polygons) or both. A missing bbox is taken from the
             segmentation.
         masks: whether to read the masks; None reads them if the results have them.
 
     Raises:
-        ValueError: for unknown pictures or categories, scores that are no finite numbers,
-            masks of another size than their picture, or results without what is asked for.
+        ValueError: for unknown images or categories, scores that are no finite numbers,
+            masks of another size than their image, or results without what is asked for.
     """
     rows, name = results, "results"
     if isinstance(results, str | os.PathLike):
@@ -405,7 +405,7 @@ def _boxes(rows, numbers, rles):
 
 
 def outside(truth, detections):
-    """Share of boxes that reach more than 2 pixels beyond their picture: a sign of a wrong file.
+    """Share of boxes that reach more than 2 pixels beyond their image: a sign of a wrong file.
 
     Returns:
         float 0..1; 0 without detections or if the file gives no sizes.

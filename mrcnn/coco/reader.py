@@ -16,7 +16,7 @@ ImageId = int | str
 
 
 class Image(msgspec.Struct, gc=False):
-    """A picture's record; width and height in pixels, as stored."""
+    """An image's record; width and height in pixels, as stored."""
 
     id: ImageId
     file_name: str
@@ -48,7 +48,7 @@ _DECODER = msgspec.json.Decoder(_File)
 
 
 class Annotations(Sequence):
-    """The annotations of one picture: dicts of category_id, iscrowd and segmentation.
+    """The annotations of one image: dicts of category_id, iscrowd and segmentation.
 
     segmentation is what the file holds: a list of polygons [x1, y1, ...] in pixels, or an RLE.
     """
@@ -73,14 +73,14 @@ class Annotations(Sequence):
 
 
 class CocoFile:
-    """What a COCO instances file says about pictures, classes and objects.
+    """What a COCO instances file says about images, classes and objects.
 
     Attributes:
         images: list of `Image`, by id.
         categories: list of `Category`, by id.
         unusable: int, annotations left out because they have neither an RLE nor a polygon of
             three points or more.
-        strays: int, annotations left out because their picture or category isn't in the file.
+        strays: int, annotations left out because their image or category isn't in the file.
     """
 
     def __init__(self, path):
@@ -107,7 +107,7 @@ class CocoFile:
         self._keep(content.annotations, index, known, _Texts(text))
 
     def _keep(self, annotations, index, known, texts):
-        """Packs the annotations into arrays and one text, by picture."""
+        """Packs the annotations into arrays and one text, by image."""
         number, categories, crowds = [], [], []
         self.unusable = self.strays = 0
         for entry in annotations:
@@ -133,7 +133,7 @@ class CocoFile:
         return len(self._categories)
 
     def annotations(self, position, category_ids=None):
-        """`Annotations` of the picture `images[position]`, in the file's order.
+        """`Annotations` of the image `images[position]`, in the file's order.
 
         Args:
             category_ids: array of those to keep, None for all.

@@ -7,7 +7,7 @@ CHUNK = 1000
 
 
 def first_broken(rles):
-    """The first mask whose runs aren't as long as its picture has pixels.
+    """The first mask whose runs aren't as long as its image has pixels.
 
     Args:
         rles: sequence of RLE dicts: size (height, width) and compressed counts, str or bytes.

@@ -1,9 +1,9 @@
 """What is in a COCO instance-segmentation file, counted in one pass.
 
 Any such file will do: polygons, RLE or crowds, any classes, with the attributes that
-`convert_to_coco.py` writes or without; the pictures are not needed. `statistics` has the keys.
+`convert_to_coco.py` writes or without; the images are not needed. `statistics` has the keys.
 
-Boxes are [x, y, w, h] and areas square pixels, both of the picture as stored. N: instances,
+Boxes are [x, y, w, h] and areas square pixels, both of the image as stored. N: instances,
 which are annotations that are no crowds; of crowds there is only the number.
 """
 
@@ -25,16 +25,16 @@ ATTRIBUTES: dict[str, dict[Any, str]] = {
     "source": {"user": "user", "shop": "shop"},
 }
 PROBLEMS = {
-    "pictures_with_a_used_id": "pictures left out, as another one has their id",
+    "pictures_with_a_used_id": "images left out, as another one has their id",
     "categories_with_a_used_id": "categories left out, as another one has their id",
-    "annotations_of_unknown_pictures": "annotations left out, of a picture that is not there",
+    "annotations_of_unknown_pictures": "annotations left out, of an image that is not there",
     "annotations_of_unknown_categories": "annotations left out, of a category that is not there",
     "annotations_with_a_used_id": "annotations whose id another one has",
     "without_a_mask": "annotations without a mask",
     "without_a_box_or_an_area": "annotations without a box or an area (taken from the mask)",
-    "unreadable_masks": "masks of those that are neither polygons nor an RLE of the picture's size",
+    "unreadable_masks": "masks of those that are neither polygons nor an RLE of the image's size",
     "empty_boxes": "boxes without width or height",
-    "boxes_beyond_the_picture": "boxes that reach beyond the picture",
+    "boxes_beyond_the_picture": "boxes that reach beyond the image",
 }
 # COCO's AP of small objects is that of areas below 32 x 32, of large ones from 96 x 96.
 SMALL, LARGE = 32**2, 96**2
@@ -79,13 +79,13 @@ class _File(msgspec.Struct):
 
 @dataclass
 class Truth:
-    """A COCO file's pictures and annotations, put in order.
+    """A COCO file's images and annotations, put in order.
 
     Attributes:
-        pictures: by id.
+        images: by id.
         categories: by id.
-        annotations: those of these pictures and categories, crowds too.
-        places: (index of the picture, index of the category) of each annotation.
+        annotations: those of these images and categories, crowds too.
+        places: (index of the image, index of the category) of each annotation.
         problems: key of `PROBLEMS` -> how often.
     """
 
@@ -104,7 +104,7 @@ def read_truth(path, limit=None):
 
     Args:
         path: str or Path of the JSON file.
-        limit: int, keep the first pictures by id and what belongs to them; None for all.
+        limit: int, keep the first images by id and what belongs to them; None for all.
 
     Raises:
         ValueError: if the file is no COCO instances file.
@@ -195,7 +195,7 @@ def mask_rle(segmentation, picture):
     """A raw segmentation as pycocotools' RLE.
 
     Raises:
-        ValueError: if it is no mask of the picture's size.
+        ValueError: if it is no mask of the image's size.
     """
     height, width = int(picture.height), int(picture.width)
     try:
@@ -237,20 +237,20 @@ def statistics(truth):
     Returns:
         dict that JSON can hold:
 
-        pictures, pictures_without_instances, annotations, instances, crowds: int.
-        pairs: int, different pair_id; None if no picture has one.
+        images, pictures_without_instances, annotations, instances, crowds: int.
+        pairs: int, different pair_id; None if no image has one.
         instances_per_picture: {"0": pictures, ...}, numbers that occur.
-        instances_mean: float, instances per picture; None without pictures.
-        picture_sizes: distinct, width and height (min, median, max; None without pictures),
-            most_common (up to 10 of width, height, pictures).
-        classes: a list by id of id, name, instances, share (of all instances), pictures, crowds
+        instances_mean: float, instances per image; None without images.
+        picture_sizes: distinct, width and height (min, median, max; None without images),
+            most_common (up to 10 of width, height, images).
+        classes: a list by id of id, name, instances, share (of all instances), images, crowds
             and attributes (as below, for the class).
         classes_without_instances: names.
         imbalance: largest, smallest (names, the latter of a class with instances), ratio; None
             without instances.
         attributes: for each of `ATTRIBUTES`, instances by word, such as {"small": 4,
             "moderate": 3, "large": 2, "other": 0, "missing": 1}; None where no instance has it.
-        pictures_by_source: the same form, of pictures.
+        pictures_by_source: the same form, of images.
         boxes: histograms of width, height (pixels) and aspect (width / height; boxes that are
             empty are left out).
         areas: histograms of pixels and share_of_picture; small, medium, large: COCO's sizes.

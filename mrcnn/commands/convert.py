@@ -37,7 +37,7 @@ def missing_data_message(folder: str | os.PathLike[str]) -> str:
         folder: where the data set was looked for.
     """
     return f"""\
-No DeepFashion2 pictures and annotations were found in {os.fspath(folder)!r}.
+No DeepFashion2 images and annotations were found in {os.fspath(folder)!r}.
 
 DeepFashion2 is a data set of 491,000 clothing photos with boxes, landmarks and masks for 13
 kinds of garments. It can't be shipped with this project. To get it:
@@ -50,7 +50,7 @@ kinds of garments. It can't be shipped with this project. To get it:
        {Path(folder) / "validation" / "image" / "000001.jpg"}
        {Path(folder) / "validation" / "annos" / "000001.json"}
 If it lies elsewhere, give its folder with --data. To try the commands without it, make drawn
-pictures of the same layout: python convert_to_coco.py --make_demo data/demo --images 200"""
+images of the same layout: python convert_to_coco.py --make_demo data/demo --images 200"""
 
 
 def usable_cpus() -> int:
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--output_dir", type=Path, metavar="DIR", help="for the results (default: that of --data)")
     add("--keypoints", action="store_true", help="add the landmarks as COCO keypoints, 294 points")
-    add("--limit", type=_positive, metavar="N", help="the first N pictures of each split only")
+    add("--limit", type=_positive, metavar="N", help="the first N images of each split only")
     add(
         "--workers",
         type=_positive,
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="official: the fields and values of the data set's own converter (area = w*h, boxes "
         "and polygons as annotated, keypoints), to compare with published numbers",
     )
-    demo = parser.add_argument_group("drawn pictures, to try the commands without the data set")
+    demo = parser.add_argument_group("drawn images, to try the commands without the data set")
     demo.add_argument(
         "--make_demo", type=Path, metavar="DIR", help="make such a data set in DIR and stop"
     )
@@ -172,7 +172,7 @@ def _convert(args: argparse.Namespace) -> int:
         return 2
     for split in args.splits:
         if split not in splits:
-            print(f"{split}: skipped, no pictures in image/ and annos/ in {args.data / split}")
+            print(f"{split}: skipped, no images in image/ and annos/ in {args.data / split}")
     output = args.output_dir or args.data
     if not args.dry_run:
         output.mkdir(parents=True, exist_ok=True)
@@ -213,6 +213,6 @@ def _make_demo(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     made = ", ".join(f"{count} of {split}" for split, count in counts.items())
-    print(f"Drawn pictures: {made}, in {args.make_demo}. Next:")
+    print(f"Drawn images: {made}, in {args.make_demo}. Next:")
     print(f"  python convert_to_coco.py --data {args.make_demo}")
     return 0

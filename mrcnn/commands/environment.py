@@ -8,7 +8,7 @@ import tempfile
 def hold_weights(fixed):
     """Tells oneDNN whether weights stay as they are in this process, before TensorFlow is imported.
 
-    If they do, it brings them into its own order once, not for each picture, and doesn't fall
+    If they do, it brings them into its own order once, not for each image, and doesn't fall
     back to kernels that are several times slower for batches of one. It would take weights that
     train for fixed as well, and go on with the first ones.
 

@@ -8,7 +8,7 @@ from mrcnn.commands.shared import UsageError, data_folders, load_split
 
 def run_evaluate(args):
     """Scores a model, or a file of results, on an annotated split; returns the exit status."""
-    from mrcnn.coco.ground_truth import outside, read_results, read_truth
+    from mrcnn.coco.ground_truth import outside, read_ground_truth, read_results
     from mrcnn.evaluation import metrics
     from mrcnn.reports import report
 
@@ -28,7 +28,7 @@ def run_evaluate(args):
             f"--report {args.report} would replace the run to compare with; give another folder"
         )
     dataset = None if args.results else load_split(data_folders(args), args.split, args.limit)
-    truth = read_truth(_annotations(args), limit=args.limit)
+    truth = read_ground_truth(_annotations(args), limit=args.limit)
     args.report.mkdir(parents=True, exist_ok=True)
     path, notes, failures = args.results, [], []
     if dataset:
@@ -37,10 +37,10 @@ def run_evaluate(args):
         notes += [f"{name} failed and counts as found empty: {why}" for name, why in failures]
     detections = read_results(truth, path)
     if detections.left_out:
-        notes.append(f"{detections.left_out} results are of pictures beyond --limit")
+        notes.append(f"{detections.left_out} results are of images beyond --limit")
     if (share := outside(truth, detections)) > 0.05:
         notes.append(
-            f"{share:.0%} of the boxes reach out of their pictures; are these results of another "
+            f"{share:.0%} of the boxes reach out of their images; are these results of another "
             "split, or boxes as corners?"
         )
     run = {"split": args.split, "annotations": str(_annotations(args)), "notes": notes}
@@ -123,7 +123,7 @@ def _check_classes(names, dataset):
 
 
 def save_predictions(path, predictions):
-    """Writes COCO results; returns (file, reason) of each picture that failed."""
+    """Writes COCO results; returns (file, reason) of each image that failed."""
     import orjson
 
     from mrcnn.core.files import write_atomically

@@ -15,14 +15,14 @@ def _add_inference(command):
         "--input_folder",
         "--input",
         default="input_folder",
-        help="a folder, a picture, a pattern in quotes, or a .txt file of paths",
+        help="a folder, an image, a pattern in quotes, or a .txt file of paths",
     )
     group.add_argument("--recursive", action="store_true", help="take sub-folders too")
     group.add_argument("--video", metavar="PATH", help="a video file instead, or 0 for a webcam")
     group.add_argument(
         "--max_pixels",
         type=positive,
-        help="refuse larger pictures; at most, and if not given, 178956970",
+        help="refuse larger images; at most, and if not given, 178956970",
     )
 
     group = command.add_argument_group("what is found")
@@ -32,7 +32,7 @@ def _add_inference(command):
         help="leave out detections below, 0 to 1; if not given, what the model was made for",
     )
     group.add_argument(
-        "--max_detections", type=positive, help="keep the best so many of each picture"
+        "--max_detections", type=positive, help="keep the best so many of each image"
     )
     group.add_argument("--classes", type=words, help="keep these only, such as trousers,skirt")
     group.add_argument(
@@ -59,7 +59,7 @@ def _add_inference(command):
     group.add_argument("--legend", action="store_true", help="name the classes in a corner")
     group.add_argument("--pad", type=int, default=0, help="pixels around each cut-out")
     group.add_argument(
-        "--resume", action="store_true", help="keep complete results of unchanged pictures"
+        "--resume", action="store_true", help="keep complete results of unchanged images"
     )
     group.add_argument("--strict", action="store_true", help="stop at the first failure")
 
@@ -67,7 +67,7 @@ def _add_inference(command):
     group.add_argument(
         "--batch_size",
         type=positive,
-        help="pictures at once; if not given, 4 up to --size 640, else 1",
+        help="images at once; if not given, 4 up to --size 640, else 1",
     )
     group.add_argument(
         "--size",
@@ -78,7 +78,7 @@ def _add_inference(command):
 
 
 def run_inference(args):
-    """Finds garments in pictures or a video; returns the exit status."""
+    """Finds garments in images or a video; returns the exit status."""
     from mrcnn.core.reading import MAX_PIXELS
     from mrcnn.inference.pipeline import list_inputs, run_pictures
     from mrcnn.inference.video import load_av, run_video
@@ -111,11 +111,11 @@ def run_inference(args):
     )
     if summary.stopped == "interrupted":
         return 130
-    return 3 if summary.failures else 0  # 3: done, but for some pictures
+    return 3 if summary.failures else 0  # 3: done, but for some images
 
 
 def _check_video(args):
-    """Refuses what is for pictures only."""
+    """Refuses what is for images only."""
     from mrcnn.inference.writers import DEFAULT
 
     given = {

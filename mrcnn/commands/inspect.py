@@ -21,7 +21,7 @@ def run_inspect(args):
         folders = [pictures]
     if args.images:
         if not args.images.is_dir():
-            raise UsageError(f"no folder {args.images}; give the folder of the pictures")
+            raise UsageError(f"no folder {args.images}; give the folder of the images")
         folders = [args.images]
     output_folder = args.output_folder or Path("output_folder") / f"inspect_{split}"
     found = inspect_coco(

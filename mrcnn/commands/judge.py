@@ -1,8 +1,8 @@
-"""Looking at a model while it trains: AP on some validation pictures, and what it finds there."""
+"""Looking at a model while it trains: AP on some validation images, and what it finds there."""
 
 import numpy as np
 
-from mrcnn.coco.ground_truth import read_truth
+from mrcnn.coco.ground_truth import read_ground_truth
 from mrcnn.evaluation.per_image import coco_scores
 from mrcnn.model import MaskRCNN
 from mrcnn.network import weights
@@ -17,7 +17,7 @@ class Judge:
         model: `MaskRCNN` in training mode.
         dataset: `CocoDataset` to judge it by.
         annotations: path of the data set's COCO file.
-        count: int, pictures: the same ones each time; all, if there are no more.
+        count: int, images: the same ones each time; all, if there are no more.
         seed: of their choice.
     """
 
@@ -26,11 +26,11 @@ class Judge:
         order = np.random.default_rng(seed).permutation(dataset.num_images)
         self._pictures = sorted(int(i) for i in order[:count])
         ids = [dataset.image_info[i]["id"] for i in self._pictures]
-        self._truth = read_truth(annotations, image_ids=ids)
+        self._truth = read_ground_truth(annotations, image_ids=ids)
         self._detector = None
 
     def mask_ap(self):
-        """COCO's mask AP on the chosen pictures, 0 to 1."""
+        """COCO's mask AP on the chosen images, 0 to 1."""
         predictor = self._predictor(min_score=0.05)
         results = []
         for image_id in self._pictures:
@@ -39,7 +39,7 @@ class Judge:
         return coco_scores(self._truth, results, ["segm"])["segm"]["AP"] or 0.0
 
     def samples(self, count=4):
-        """[(name, uint8 [H, W, 3])]: the first of the chosen pictures with what is found drawn."""
+        """[(name, uint8 [H, W, 3])]: the first of the chosen images with what is found drawn."""
         predictor = self._predictor(min_score=0.5)
         drawn = []
         for image_id in self._pictures[:count]:
@@ -49,7 +49,7 @@ class Judge:
             picture = draw_instances(
                 image, boxes, found.masks, found.class_ids, found.class_names, found.scores
             )
-            drawn.append((f"picture {self._dataset.image_info[image_id]['id']}", picture))
+            drawn.append((f"image {self._dataset.image_info[image_id]['id']}", picture))
         return drawn
 
     def _predictor(self, min_score):

@@ -1,4 +1,4 @@
-"""Mask R-CNN for clothing: train it, use it on a folder of pictures, measure it.
+"""Mask R-CNN for clothing: train it, use it on a folder of images, measure it.
 
     python model.py train
     python model.py inference --weights weights --input_folder input_folder --output_folder output_folder
@@ -43,7 +43,7 @@ def build_parser():
     train.set_defaults(run=run_train)
 
     inference = commands.add_parser(
-        "inference", help="find garments in pictures or a video", formatter_class=show
+        "inference", help="find garments in images or a video", formatter_class=show
     )
     add_weights(inference)
     _add_inference(inference)
@@ -51,7 +51,7 @@ def build_parser():
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="scores on annotated pictures, and where the model goes wrong",
+        help="scores on annotated images, and where the model goes wrong",
         formatter_class=show,
     )
     add_weights(evaluate)
@@ -77,18 +77,18 @@ def build_parser():
     add_sleeve_refine(evaluate)
     add_refine(evaluate)
     evaluate.add_argument(
-        "--compare", type=Path, help="metrics.json of another run on the same pictures"
+        "--compare", type=Path, help="metrics.json of another run on the same images"
     )
     evaluate.add_argument(
         "--min_score",
         type=float,
-        help="of detections in the confusion matrix and pictures; that of the best F1 if not given",
+        help="of detections in the confusion matrix and images; that of the best F1 if not given",
     )
     evaluate.add_argument(
         "--resamples",
         type=whole,
         default=300,
-        help="of the pictures, for 95 %% intervals; 0 for none",
+        help="of the images, for 95 %% intervals; 0 for none",
     )
     evaluate.add_argument("--seed", type=whole, default=0, help="of the resamples")
     evaluate.set_defaults(run=run_evaluate)
@@ -99,7 +99,7 @@ def build_parser():
     add_data(inspect, file_too=", or any COCO file")
     inspect.add_argument("--split", help="train if not given, or what --annotations FILE is named")
     inspect.add_argument(
-        "--images", type=Path, help="folder of the pictures; searched for if not given"
+        "--images", type=Path, help="folder of the images; searched for if not given"
     )
     inspect.add_argument("--output_folder", type=Path, help="output_folder/inspect_<split>")
     inspect.add_argument("--pictures", type=positive, default=24, help="on the contact sheet")
@@ -125,7 +125,7 @@ def main(argv=None, own_process=False):
             `hold_weights`.
 
     Returns:
-        0; 2 for what the user can put right; 3 if pictures failed, a loss wasn't finite or a
+        0; 2 for what the user can put right; 3 if images failed, a loss wasn't finite or a
         process was lost; 130 if a signal ended it early.
     """
     args = build_parser().parse_args(argv)

@@ -57,7 +57,7 @@ def add_data(command, file_too="", several=False):
         type=Path,
         default=[folder] if several else folder,
         help="folder in DeepFashion2's layout"
-        + ("; of several the training pictures are joined, and the first validates" * several),
+        + ("; of several the training images are joined, and the first validates" * several),
         **count,
     )
     command.add_argument(
@@ -66,7 +66,7 @@ def add_data(command, file_too="", several=False):
         help=f"folder of the COCO files that convert_to_coco.py wrote{file_too}; --data if not given",
         **count,
     )
-    command.add_argument("--limit", type=positive, help="use the first pictures only")
+    command.add_argument("--limit", type=positive, help="use the first images only")
 
 
 def add_weights(command):
@@ -79,7 +79,7 @@ def add_refine(command):
     command.add_argument(
         "--refine",
         action=argparse.BooleanOptionalAction,
-        help="fit masks to edges in the picture (slower; needs OpenCV); if not given, as the weights "
+        help="fit masks to edges in the image (slower; needs OpenCV); if not given, as the weights "
         "file says",
     )
 
@@ -94,7 +94,7 @@ def add_sleeve_refine(command):
 
 
 def data_folders(args):
-    """[(folder of pictures, folder of COCO files)] of --data and --annotations, one each or several.
+    """[(folder of images, folder of COCO files)] of --data and --annotations, one each or several.
 
     Raises:
         UsageError: if they aren't equally many.
@@ -111,7 +111,7 @@ def data_folders(args):
 
 
 def split_files(data, annotations, split):
-    """The COCO file of a split, and the folder where its pictures should be.
+    """The COCO file of a split, and the folder where its images should be.
 
     Raises:
         UsageError: if there is no such file.
@@ -134,15 +134,15 @@ def load_folders(folders, split, limit=None):
     """A split of one or several data folders, converted before with convert_to_coco.py.
 
     Args:
-        folders: as from `data_folders`; their pictures are joined in this order.
+        folders: as from `data_folders`; their images are joined in this order.
         split: "train" or another.
-        limit: of each folder only so many pictures, None for all.
+        limit: of each folder only so many images, None for all.
 
     Returns:
-        `CocoDataset`, and the number of pictures of each folder.
+        `CocoDataset`, and the number of images of each folder.
 
     Raises:
-        UsageError: if the pictures or the COCO file are missing.
+        UsageError: if the images or the COCO file are missing.
     """
     from mrcnn.commands.convert import missing_data_message
     from mrcnn.data.dataset import CocoDataset

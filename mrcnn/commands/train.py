@@ -41,13 +41,13 @@ def _add_train(train):
         type=positive,
         help="the last epoch, counted from the first ever; 90 if not given",
     )
-    add("--steps_per_epoch", type=positive, help="one pass over the pictures, at most 1000")
-    add("--validation_steps", type=positive, help="one pass over the pictures, at most 50")
+    add("--steps_per_epoch", type=positive, help="one pass over the images, at most 1000")
+    add("--validation_steps", type=positive, help="one pass over the images, at most 50")
     add(
         "--batch_size",
         type=positive,
         default=8,
-        help="pictures of a step, over all --gpus of a process",
+        help="images of a step, over all --gpus of a process",
     )
     add(
         "--accumulate",
@@ -74,7 +74,7 @@ def _add_train(train):
     add(
         "--rois",
         type=positive,
-        help="RoIs of a picture that the heads learn from; the model's if not given",
+        help="RoIs of an image that the heads learn from; the model's if not given",
     )
     add("--edge_loss", type=float, default=0.0, help="weight of the mask edges' agreement")
     add(
@@ -99,7 +99,7 @@ def _add_train(train):
         "--best_by",
         choices=["val_loss", "mask_ap"],
         default="val_loss",
-        help="what best.h5 is the best by; mask_ap: on 100 pictures of the validation split",
+        help="what best.h5 is the best by; mask_ap: on 100 images of the validation split",
     )
 
     add = train.add_argument_group("data").add_argument
@@ -114,16 +114,16 @@ def _add_train(train):
         "--balance",
         choices=BALANCES,
         default="none",
-        help="repeat_factor: pictures of classes that few pictures have come more often",
+        help="repeat_factor: images of classes that few images have come more often",
     )
-    add("--focus", help="classes whose pictures come more often: long_sleeved_shirt:2,trousers:2")
+    add("--focus", help="classes whose images come more often: long_sleeved_shirt:2,trousers:2")
     add(
         "--repeat",
         type=factor,
         nargs="+",
-        help="how often the pictures of each --data folder come in a pass: 2 1",
+        help="how often the images of each --data folder come in a pass: 2 1",
     )
-    add("--paste", type=share, default=0.0, help="share of pictures that get garments of others")
+    add("--paste", type=share, default=0.0, help="share of images that get garments of others")
     add(
         "--recolour",
         type=share,
@@ -142,20 +142,20 @@ def _add_train(train):
         "--preview",
         type=positive,
         metavar="N",
-        help="first draw N augmented pictures: preview.png",
+        help="first draw N augmented images: preview.png",
     )
     add(
         "--seed",
         type=whole,
         default=0,
-        help="of weights that start random, the order of pictures, and how they are varied",
+        help="of weights that start random, the order of images, and how they are varied",
     )
-    add("--workers", type=positive, default=2, help="threads that load pictures")
+    add("--workers", type=positive, default=2, help="threads that load images")
 
     add = train.add_argument_group("run").add_argument
     add("--gpus", type=positive, default=1, help="devices of this machine that train in step")
     add("--keep", type=positive, default=3, help="newest checkpoints that stay, besides the best")
-    add("--samples", type=whole, default=4, help="validation pictures shown in TensorBoard")
+    add("--samples", type=whole, default=4, help="validation images shown in TensorBoard")
     add("--dry_run", action="store_true", help="check data, disk and memory by one step, and stop")
 
 
@@ -242,7 +242,7 @@ def _check_train(args):
     if args.resume and args.weights not in (None, "last"):
         raise UsageError("--resume goes on with a run's own weights; leave out --weights")
     if args.paste_data and not args.paste:
-        raise UsageError("--paste_data needs --paste, the share of pictures that get garments")
+        raise UsageError("--paste_data needs --paste, the share of images that get garments")
     if args.paste_annotations and not args.paste_data:
         raise UsageError("--paste_annotations is for --paste_data; give it too, or leave both out")
 
@@ -357,7 +357,7 @@ def _resume(model, folder):
 
 
 def _augmentation(args, visits):
-    """What --augment, --paste and --recolour ask for; `visits`: how often a pass shows each picture."""
+    """What --augment, --paste and --recolour ask for; `visits`: how often a pass shows each image."""
     from dataclasses import replace
 
     from mrcnn.data.augmentation import make_augmentation
@@ -399,9 +399,9 @@ def _judged(args, model, dataset):
 
 
 def count_visits(args, train_set, counts):
-    """How often each picture comes in a pass: float [num_images].
+    """How often each image comes in a pass: float [num_images].
 
-    `counts` are the numbers of pictures of the --data folders.
+    `counts` are the numbers of images of the --data folders.
     """
     import numpy as np
 

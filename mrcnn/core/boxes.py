@@ -1,8 +1,8 @@
 """Boxes and anchors in NumPy.
 
-Letters used below: N boxes or instances, H and W rows and columns of a picture.
+Letters used below: N boxes or instances, H and W rows and columns of an image.
 A box is (y1, x1, y2, x2) with y2/x2 exclusive, so its area is (y2 - y1) * (x2 - x1).
-Pixel boxes count pixels of the picture; normalized boxes map its first row and column to 0
+Pixel boxes count pixels of the image; normalized boxes map its first row and column to 0
 and its last to 1. A delta is (dy, dx, log dh, log dw) relative to the box it changes.
 The same formulas on tensors: `mrcnn/network/tensor_ops.py`.
 """
@@ -94,7 +94,7 @@ def compute_overlaps_masks(masks1, masks2):
         that shape in float64.
 
     Raises:
-        ValueError: if an input isn't of three dimensions or the pictures differ in size.
+        ValueError: if an input isn't of three dimensions or the images differ in size.
     """
     masks1, masks2 = _as_masks("masks1", masks1), _as_masks("masks2", masks2)
     shape = masks1.shape[-1], masks2.shape[-1]
@@ -103,7 +103,7 @@ def compute_overlaps_masks(masks1, masks2):
     if masks1.shape[:2] != masks2.shape[:2]:
         raise ValueError(
             f"masks1 is of {masks1.shape[:2]} pixels but masks2 of {masks2.shape[:2]}; "
-            "pass masks of one picture"
+            "pass masks of one image"
         )
     shared, area1, area2 = np.zeros(shape), np.zeros(shape[0]), np.zeros(shape[1])
     # By rows, because float copies of a hundred large masks would take a gigabyte.
@@ -192,10 +192,10 @@ def norm_boxes(boxes, shape):
 
     Args:
         boxes: [..., (y1, x1, y2, x2)] pixels, y2/x2 exclusive.
-        shape: (height, width) of the picture, each 2 or more.
+        shape: (height, width) of the image, each 2 or more.
 
     Returns:
-        [..., (y1, x1, y2, x2)] float32; y2/x2 inclusive, a box of the whole picture is
+        [..., (y1, x1, y2, x2)] float32; y2/x2 inclusive, a box of the whole image is
         (0, 0, 1, 1).
     """
     shift, scale = _frame(shape)
@@ -207,7 +207,7 @@ def denorm_boxes(boxes, shape):
 
     Args:
         boxes: [..., (y1, x1, y2, x2)] normalized, y2/x2 inclusive.
-        shape: (height, width) of the picture.
+        shape: (height, width) of the image.
 
     Returns:
         [..., (y1, x1, y2, x2)] int32 pixels, y2/x2 exclusive; halves round to even.
@@ -230,11 +230,11 @@ def trim_zeros(x):
 
 
 def backbone_shapes(image_shape, strides):
-    """Sizes of the feature maps of a picture.
+    """Sizes of the feature maps of an image.
 
     Args:
-        image_shape: (height, width, ...) of the molded picture.
-        strides: [levels] pixels of the picture for one cell of the map.
+        image_shape: (height, width, ...) of the molded image.
+        strides: [levels] pixels of the image for one cell of the map.
 
     Returns:
         [levels, (height, width)] int64 cells, rounded up.
@@ -250,11 +250,11 @@ def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride):
         scales: number or [scales], sides in pixels of the square anchors.
         ratios: [ratios], width / height; the area stays that of the square.
         shape: (height, width) of the feature map, cells.
-        feature_stride: pixels of the picture for one cell.
+        feature_stride: pixels of the image for one cell.
         anchor_stride: 1 for anchors at each cell, 2 for every other.
 
     Returns:
-        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded picture, some reaching out of
+        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded image, some reaching out of
         it; by row, column, ratio and scale, the last the fastest.
     """
     scales, roots = np.atleast_1d(scales), np.sqrt(np.atleast_1d(ratios))[:, None]
@@ -273,11 +273,11 @@ def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, an
         scales: [levels] sides in pixels of the square anchors.
         ratios: [ratios], width / height.
         feature_shapes: [levels, (height, width)] cells, as from `backbone_shapes`.
-        feature_strides: [levels] pixels of the picture for one cell.
+        feature_strides: [levels] pixels of the image for one cell.
         anchor_stride: 1 for anchors at each cell, 2 for every other.
 
     Returns:
-        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded picture, the levels in the
+        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded image, the levels in the
         order given.
 
     Raises:

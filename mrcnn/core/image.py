@@ -1,8 +1,8 @@
-"""Pictures and masks in NumPy: resizing, molding, pasting, and the image meta.
+"""Images and masks in NumPy: resizing, molding, pasting, and the image meta.
 
-Letters used below: H, W rows and columns of a picture, C channels, N instances. A box is
-(y1, x1, y2, x2) in pixels, y2/x2 exclusive. The molded picture is the resized, padded network
-input; its window is the box that holds the picture itself, without the padding.
+Letters used below: H, W rows and columns of an image, C channels, N instances. A box is
+(y1, x1, y2, x2) in pixels, y2/x2 exclusive. The molded image is the resized, padded network
+input; its window is the box that holds the image itself, without the padding.
 """
 
 import math
@@ -105,12 +105,12 @@ def edge_fades(old, new):
 
 
 def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", *, rng=None):
-    """Scales a picture, keeping its proportions, and pads or crops it to the network's size.
+    """Scales an image, keeping its proportions, and pads or crops it to the network's size.
 
     Args:
         image: [H, W, C] of any dtype.
         min_dim: scale up so that the shorter side has this many pixels; in mode "crop" also
-            the side of the crop. Pictures are not scaled down to it.
+            the side of the crop. Images are not scaled down to it.
         max_dim: in mode "square" the side of the result; the other modes have no use for it.
         min_scale: scale up at least by this factor, whatever min_dim says.
         mode: "square": at most max_dim, zero-padded to max_dim x max_dim, centered;
@@ -121,10 +121,10 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
 
     Returns:
         image: [height, width, C] of the dtype given, truncated where that is an integer.
-        window: (y1, x1, y2, x2) pixels of the result that hold the picture.
+        window: (y1, x1, y2, x2) pixels of the result that hold the image.
         scale: number, pixels of the result for one of the input.
         padding: [(top, bottom), (left, right), (0, 0)] pixels.
-        crop: (y, x, height, width) in the scaled picture, None but in mode "crop".
+        crop: (y, x, height, width) in the scaled image, None but in mode "crop".
 
     Raises:
         ValueError: if the mode is unknown or lacks its size, or image isn't [H, W, C].
@@ -135,7 +135,7 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     plan = plan_resize(image.shape, min_dim, max_dim, min_scale, mode, rng)
     if image.shape[:2] != plan.scaled:
         scaled = resize(image, plan.scaled, preserve_range=True)
-        # Truncated, not rounded: weights were trained on pictures made so.
+        # Truncated, not rounded: weights were trained on images made so.
         image = scaled.astype(image.dtype)
     if plan.crop is not None:
         y, x, height, width = plan.crop
@@ -146,7 +146,7 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
 
 
 class ResizePlan(NamedTuple):
-    """What `resize_image` does to a picture; window, scale, padding and crop are its results.
+    """What `resize_image` does to an image; window, scale, padding and crop are its results.
 
     scaled: (height, width) after scaling, before padding or cropping.
     """
@@ -159,7 +159,7 @@ class ResizePlan(NamedTuple):
 
 
 def plan_resize(shape, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
-    """Where `resize_image` would put a picture of a shape (height, width, ...).
+    """Where `resize_image` would put an image of a shape (height, width, ...).
 
     Args:
         rng: numpy Generator for the place of mode "crop"; None takes Python's global `random`.
@@ -216,7 +216,7 @@ def scaled_shape(shape, scale):
 
 
 def resize_mask(mask, scale, padding, crop=None):
-    """Brings masks to the frame of a picture that `resize_image` resized (nearest pixel).
+    """Brings masks to the frame of an image that `resize_image` resized (nearest pixel).
 
     Args:
         mask: [H, W, N] of any dtype.
@@ -274,9 +274,9 @@ def expand_mask(bbox, mini_mask, image_shape):
     """Mini-masks -> masks of full size; the inverse of `minimize_mask`, but for lost detail.
 
     Args:
-        bbox: [N, (y1, x1, y2, x2)] pixels within the picture, y2/x2 exclusive.
+        bbox: [N, (y1, x1, y2, x2)] pixels within the image, y2/x2 exclusive.
         mini_mask: [height, width, N] bool or float in 0..1.
-        image_shape: (H, W, ...) of the picture.
+        image_shape: (H, W, ...) of the image.
 
     Returns:
         [H, W, N] bool.
@@ -288,13 +288,13 @@ def expand_mask(bbox, mini_mask, image_shape):
 
 
 def unmold_mask(mask, bbox, image_shape):
-    """The mask head's output -> a mask of the picture's size.
+    """The mask head's output -> a mask of the image's size.
 
     Args:
         mask: [height, width] float in 0..1, usually 28x28.
-        bbox: (y1, x1, y2, x2) pixels of the picture, y2/x2 exclusive. What reaches out of the
-            picture is cut off; a box without area gives an empty mask.
-        image_shape: (H, W, ...) of the picture.
+        bbox: (y1, x1, y2, x2) pixels of the image, y2/x2 exclusive. What reaches out of the
+            image is cut off; a box without area gives an empty mask.
+        image_shape: (H, W, ...) of the image.
 
     Returns:
         [H, W] bool, True where the resized mask is >= 0.5.
@@ -303,12 +303,12 @@ def unmold_mask(mask, bbox, image_shape):
 
 
 def paste_masks(masks, boxes, image_shape):
-    """`unmold_mask` for all instances of a picture at once.
+    """`unmold_mask` for all instances of an image at once.
 
     Args:
         masks: [N, height, width] float in 0..1.
         boxes: [N, (y1, x1, y2, x2)] integers, as there.
-        image_shape: (H, W, ...) of the picture.
+        image_shape: (H, W, ...) of the image.
 
     Returns:
         [H, W, N] bool; a view with N slowest in memory: each `[:, :, i]` is contiguous.
@@ -351,26 +351,26 @@ def stretch_mask(mask, height, width):
 
 
 def mold_image(images, config):
-    """RGB pictures [..., C] -> network input [..., C] float64: less config.MEAN_PIXEL."""
+    """RGB images [..., C] -> network input [..., C] float64: less config.MEAN_PIXEL."""
     return np.asarray(images).astype(np.float32) - np.asarray(config.MEAN_PIXEL, np.float64)
 
 
 def unmold_image(normalized_images, config):
-    """The inverse of `mold_image`: network input [..., C] -> RGB pictures [..., C] uint8."""
+    """The inverse of `mold_image`: network input [..., C] -> RGB images [..., C] uint8."""
     return (normalized_images + np.asarray(config.MEAN_PIXEL, np.float64)).astype(np.uint8)
 
 
 def compose_image_meta(
     image_id, original_image_shape, image_shape, window, scale, active_class_ids
 ):
-    """Packs what the network must know about a picture into one row of numbers.
+    """Packs what the network must know about an image into one row of numbers.
 
     Args:
         image_id: number, usually the index in the data set.
         original_image_shape, image_shape: (H, W, C) before and after resizing.
-        window: (y1, x1, y2, x2) pixels of the molded picture.
-        scale: number, pixels of the molded picture for one of the original.
-        active_class_ids: [NUM_CLASSES] 1 for classes that the picture's data set annotates.
+        window: (y1, x1, y2, x2) pixels of the molded image.
+        scale: number, pixels of the molded image for one of the original.
+        active_class_ids: [NUM_CLASSES] 1 for classes that the image's data set annotates.
 
     Returns:
         [12 + NUM_CLASSES] float64.
@@ -380,7 +380,7 @@ def compose_image_meta(
     """
     if not isinstance(image_id, (numbers.Real, np.bool_)) or not math.isfinite(image_id):
         raise ValueError(
-            f"image_id is {image_id!r}; the meta holds numbers only, pass the picture's index "
+            f"image_id is {image_id!r}; the meta holds numbers only, pass the image's index "
             "in dataset.image_ids"
         )
     return np.array(

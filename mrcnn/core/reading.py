@@ -1,4 +1,4 @@
-"""Any picture file -> an array."""
+"""Any image file -> an array."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ _MEANING = (
 # Pillow's own ceiling; its memory as RGB is half a gigabyte.
 MAX_PIXELS = 178_956_970
 _EXIF_ORIENTATION = 0x0112
-# What turns the stored picture upright, by the value of the EXIF tag; 1 is upright already.
+# What turns the stored image upright, by the value of the EXIF tag; 1 is upright already.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,28 +45,28 @@ _UPRIGHT = {
 
 
 class ImageError(ValueError):
-    """A file that can't be read as a picture."""
+    """A file that can't be read as an image."""
 
 
 def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
-    """Reads any picture that Pillow opens.
+    """Reads any image that Pillow opens.
 
-    Palette, grey, CMYK and 16 bit pictures (scaled to 8) become RGB; what is transparent
+    Palette, grey, CMYK and 16 bit images (scaled to 8) become RGB; what is transparent
     becomes white; of an animation the first frame is taken. HEIC needs the package
     pillow-heif.
 
     Args:
         path: str or PathLike of a file.
-        apply_exif: turn the picture upright as its EXIF orientation says. False for annotated
+        apply_exif: turn the image upright as its EXIF orientation says. False for annotated
             data, whose polygons refer to the pixels as they are stored (TIFF is turned anyway).
-        max_pixels: a larger picture is refused before it is decoded.
+        max_pixels: a larger image is refused before it is decoded.
 
     Returns:
         [H, W, 3] uint8 RGB.
 
     Raises:
         ImageError: if the file is missing, empty, truncated, too large, a directory or no
-            picture.
+            image.
     """
     size = _file_size(path)
     try:
@@ -82,7 +82,7 @@ def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
 
 
 def is_picture(path):
-    """Whether a file looks like a picture by its content, whatever its ending."""
+    """Whether a file looks like an image by its content, whatever its ending."""
     try:
         with _open(path):
             return True
@@ -91,7 +91,7 @@ def is_picture(path):
 
 
 def count_pixels(path):
-    """Pixels of a picture by its header, 0 if that can't be read."""
+    """Pixels of an image by its header, 0 if that can't be read."""
     try:
         if not os.path.isfile(path):
             return 0
@@ -103,7 +103,7 @@ def count_pixels(path):
 
 @contextmanager
 def quiet_pillow():
-    """Within, Pillow doesn't warn of odd metadata, nor of large pictures, for which
+    """Within, Pillow doesn't warn of odd metadata, nor of large images, for which
     `read_image` has its own limit.
 
     Warning filters belong to the whole process, so this is for the thread that starts others.
@@ -115,7 +115,7 @@ def quiet_pillow():
 
 
 def _open(path):
-    """Pillow's picture of a file, its header read."""
+    """Pillow's image of a file, its header read."""
     if os.fspath(path).lower().endswith(HEIF):
         _register_heif()
     try:
@@ -137,10 +137,10 @@ def _file_size(path):
             what = "is a link to a file that does not exist"
         elif not isinstance(error, FileNotFoundError):
             what = f"cannot be opened ({error})"
-        raise ImageError(f"{path} {what}; pass the path of a picture") from error
+        raise ImageError(f"{path} {what}; pass the path of an image") from error
     if not stat.S_ISREG(status.st_mode):
         what = "is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file"
-        raise ImageError(f"{path} {what}; pass the path of a picture")
+        raise ImageError(f"{path} {what}; pass the path of an image")
     return status.st_size
 
 
@@ -170,7 +170,7 @@ def _reason(error, path):
         kind = _begins_as(path)
         if kind:
             return f"it begins as {kind} but is cut off or damaged"
-        return "it is not a picture, or of an unknown format"
+        return "it is not an image, or of an unknown format"
     if isinstance(error, MemoryError):
         return "it doesn't fit into memory"
     if isinstance(error, OSError) and error.strerror:
@@ -196,12 +196,12 @@ def _orientation(picture):
     """The value of the EXIF tag, None without one."""
     try:
         return picture.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # Broken metadata is no reason to refuse a sound picture.
+    except Exception:  # Broken metadata is no reason to refuse a sound image.
         return None
 
 
 def _to_rgb(picture):
-    """Any Pillow picture -> one of mode RGB."""
+    """Any Pillow image -> one of mode RGB."""
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = Image.fromarray(_scaled(np.asarray(picture)))
     if picture.has_transparency_data:
@@ -226,7 +226,7 @@ def _scaled(values):
 
 
 def _to_array(picture):
-    """[H, W, 3] uint8 of a picture of mode RGB, which can be written to."""
+    """[H, W, 3] uint8 of an image of mode RGB, which can be written to."""
     pixels = np.empty((picture.height, picture.width, 3), np.uint8)
     for rows in _strips(*pixels.shape[:2]):
         # Pillow lays out the bytes of all it converts, which would be a second copy.

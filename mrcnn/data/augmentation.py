@@ -1,4 +1,4 @@
-"""Augmenting a picture and its masks with imgaug, which is imported only when it is used."""
+"""Augmenting an image and its masks with imgaug, which is imported only when it is used."""
 
 import runpy
 import threading
@@ -16,12 +16,12 @@ _LOCK = threading.Lock()
 def default_augmentation(zoom=0.0):
     """An imgaug augmenter for garments on people.
 
-    Mirrors every other picture; scales by 0.8..1.25, shifts by up to 10 % of a side and turns
+    Mirrors every other image; scales by 0.8..1.25, shifts by up to 10 % of a side and turns
     by up to 8 degrees (people stand upright) in 70 %; changes brightness and contrast by up to
     25 %, and hue and saturation a little, in 60 %.
 
     Args:
-        zoom: share of pictures that are instead enlarged 1.3 to 2.8 times around any point, so
+        zoom: share of images that are instead enlarged 1.3 to 2.8 times around any point, so
             that full-length photos also teach portraits and close-ups.
     """
     from imgaug import augmenters as iaa
@@ -47,7 +47,7 @@ def make_augmentation(spec):
 
     Args:
         spec: "none"; "flip"; "default" (see `mrcnn.data.policy.Policy`); "zoom": the default with
-            close-ups for two pictures in five; "strong": larger changes, for little data; or
+            close-ups for two images in five; "strong": larger changes, for little data; or
             the path of a Python file that defines `augmentation`, an imgaug augmenter or a
             `Policy`, or a function that returns one.
 
@@ -109,7 +109,7 @@ def seeded(augmentation, rng):
 
 
 def augment_with_masks(augmentation, image, mask):
-    """Applies an augmenter to a picture and its masks in the same way.
+    """Applies an augmenter to an image and its masks in the same way.
 
     Whatever moves pixels moves those of the masks too, by nearest neighbours; augmenters of
     colour leave masks alone. An augmenter that imgaug knows too little about for that (own
@@ -142,7 +142,7 @@ def augment_packed(augmentation, image, packed):
         augmented, segmap = augmentation(image=image, segmentation_maps=segmap)
     if augmented.shape != image.shape or segmap.arr.shape[:2] != packed.shape[:2]:
         raise ValueError(
-            f"augmentation changed the picture's shape from {image.shape} to {augmented.shape}; "
+            f"augmentation changed the image's shape from {image.shape} to {augmented.shape}; "
             "use augmenters that keep it (keep_size=True)"
         )
     return augmented, segmap.get_arr()
@@ -178,7 +178,7 @@ def _refuse_blind_augmenters(augmentation):
     for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
         if _is_blind(augmenter):
             raise ValueError(
-                f"{type(augmenter).__name__} ({augmenter.name}) changes pictures but would not "
+                f"{type(augmenter).__name__} ({augmenter.name}) changes images but would not "
                 "move their masks with them; give it a way to augment segmentation maps "
                 "(Lambda: func_segmentation_maps; own classes: _augment_segmentation_maps or "
                 "_augment_batch_), which may return them unchanged if only colours change"
@@ -186,17 +186,17 @@ def _refuse_blind_augmenters(augmentation):
 
 
 def _repeat_masks_with_pictures(augmentation):
-    """Where a picture is continued beyond its border by its mirror image, so are the masks.
+    """Where an image is continued beyond its border by its mirror image, so are the masks.
 
     imgaug leaves them empty there: garments without a mask. The original mirrors them too.
     """
     for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
         if hasattr(augmenter, "_mode_segmentation_maps"):
-            augmenter._mode_segmentation_maps = None  # imgaug's word for: as the picture
+            augmenter._mode_segmentation_maps = None  # imgaug's word for: as the image
 
 
 def _is_blind(augmenter):
-    """Whether an augmenter may move a picture's pixels but surely not those of its masks."""
+    """Whether an augmenter may move an image's pixels but surely not those of its masks."""
     from imgaug import augmenters as iaa
 
     kind = type(augmenter)

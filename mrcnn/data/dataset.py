@@ -1,9 +1,9 @@
-"""Data sets: which pictures there are, and the classes and masks of the objects in them.
+"""Data sets: which images there are, and the classes and masks of the objects in them.
 
-Subclass `Dataset`, add classes and pictures, override `load_mask`; or read a COCO file with
+Subclass `Dataset`, add classes and images, override `load_mask`; or read a COCO file with
 `CocoDataset`. Call `prepare()` before use.
 
-Letters in shapes: H, W height and width of the stored picture; N objects in it.
+Letters in shapes: H, W height and width of the stored image; N objects in it.
 """
 
 import os
@@ -25,7 +25,7 @@ _KNOWN_CATEGORY_IDS = DEEPFASHION2_CATEGORY_IDS | {
 
 
 class Dataset:
-    """Pictures and classes, possibly of several sources, under consecutive internal ids.
+    """Images and classes, possibly of several sources, under consecutive internal ids.
 
     Attributes (all but the first two after `prepare()`; `class_map` must be None throughout):
         class_info: list of {"source", "id", "name"}; the background first, as internal id 0.
@@ -60,19 +60,19 @@ class Dataset:
             self.class_info.append({"source": source, "id": class_id, "name": class_name})
 
     def add_image(self, source, image_id, path, **kwargs):
-        """Adds a picture.
+        """Adds an image.
 
         Args:
             source: str without ".", as in `add_class`.
-            image_id: int or str, the picture's id in its source.
-            path: str or Path of the file; None for a subclass that makes its pictures.
+            image_id: int or str, the image's id in its source.
+            path: str or Path of the file; None for a subclass that makes its images.
             **kwargs: kept beside these in `image_info`, for `load_mask` to use.
         """
         _check_source(source)
         self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
 
     def prepare(self, class_map=None):
-        """Numbers classes and pictures; call it once all are added, and again after adding more."""
+        """Numbers classes and images; call it once all are added, and again after adding more."""
         _refuse_class_map(class_map)
         self.num_classes = len(self.class_info)
         self.class_ids = np.arange(self.num_classes)
@@ -111,29 +111,29 @@ class Dataset:
         return entry["id"]
 
     def source_image_link(self, image_id):
-        """Path of the picture (a subclass may give a web address)."""
+        """Path of the image (a subclass may give a web address)."""
         return self.image_info[image_id]["path"]
 
     def image_reference(self, image_id):
-        """A word on where the picture comes from, for debugging; "" unless overridden."""
+        """A word on where the image comes from, for debugging; "" unless overridden."""
         return ""
 
     def load_image(self, image_id):
-        """Reads a picture: uint8 [H, W, 3], RGB whatever the file holds.
+        """Reads an image: uint8 [H, W, 3], RGB whatever the file holds.
 
         The EXIF rotation is not applied, because masks are drawn over the stored pixels.
         """
         return read_image(self.image_info[image_id]["path"], apply_exif=False)
 
     def load_mask(self, image_id):
-        """Masks and classes of the objects in a picture. Override it; this one knows of none.
+        """Masks and classes of the objects in an image. Override it; this one knows of none.
 
         Returns:
             mask: bool [H, W, N], one channel an object; here [0, 0, 0].
             class_ids: int32 [N], internal ids; negative for crowds.
         """
         warnings.warn(
-            f"{type(self).__name__} has no masks for picture {image_id} "
+            f"{type(self).__name__} has no masks for image {image_id} "
             f"({self.image_info[image_id]['path']}); override load_mask()",
             stacklevel=2,
         )
@@ -154,20 +154,20 @@ class Dataset:
 
 
 class CocoDataset(Dataset):
-    """Pictures and masks from a COCO instances file, such as `convert_to_coco.py` writes."""
+    """Images and masks from a COCO instances file, such as `convert_to_coco.py` writes."""
 
     def load_coco(
         self, annotation_path, image_dir, class_names=None, limit=None, source=DEEPFASHION2_SOURCE
     ):
-        """Adds the classes and pictures of a COCO file; call `prepare()` afterwards.
+        """Adds the classes and images of a COCO file; call `prepare()` afterwards.
 
-        Internal class ids follow the order of category ids. Pictures without objects stay in.
+        Internal class ids follow the order of category ids. Images without objects stay in.
 
         Args:
             annotation_path: str or Path of the JSON file.
             image_dir: str or Path of the folder that the file names are relative to.
             class_names: categories to load, None for all; "BG" among them is ignored.
-            limit: int, load only the first pictures by id; None for all.
+            limit: int, load only the first images by id; None for all.
             source: str without "."; the default demands DeepFashion2's ids of its garments.
 
         Raises:
@@ -193,19 +193,19 @@ class CocoDataset(Dataset):
             )
 
     def load_image(self, image_id):
-        """Reads a picture, and raises ValueError if the annotations are for another size."""
+        """Reads an image, and raises ValueError if the annotations are for another size."""
         image = super().load_image(image_id)
         info = self.image_info[image_id]
         if "annotations" in info and image.shape[:2] != (info["height"], info["width"]):
             raise ValueError(
                 f"{info['path']} is {image.shape[1]}x{image.shape[0]} (width x height) but its "
-                f"annotations are for {info['width']}x{info['height']}; restore the picture or "
+                f"annotations are for {info['width']}x{info['height']}; restore the image or "
                 "convert the annotations again"
             )
         return image
 
     def load_mask(self, image_id):
-        """Masks and classes of the objects in a picture, crowds with negative class ids."""
+        """Masks and classes of the objects in an image, crowds with negative class ids."""
         info = self.image_info[image_id]
         if "annotations" not in info:  # added by hand, beside load_coco()
             return super().load_mask(image_id)
@@ -266,9 +266,7 @@ def _warn_of_losses(content, path):
         text = f"left out {content.unusable} annotations with neither an RLE nor a polygon of 3+ points"
         warnings.warn(f"{path}: {text}", stacklevel=3)
     if content.strays:
-        text = (
-            f"left out {content.strays} annotations of pictures or categories that it doesn't have"
-        )
+        text = f"left out {content.strays} annotations of images or categories that it doesn't have"
         warnings.warn(f"{path}: {text}", stacklevel=3)
 
 

@@ -30,13 +30,13 @@ def _stack(arrays_of_pictures):
 
 
 def _batches(sampler, image_ids, batch_size):
-    """Yields (inputs, outputs) from an endless series of ids, passing over empty pictures."""
+    """Yields (inputs, outputs) from an endless series of ids, passing over empty images."""
     batch, passed = [], 0
     for image_id in image_ids:
         sample = sampler.load(image_id)
         passed = 0 if sample else passed + 1
         if passed > sampler.dataset.num_images:
-            raise ValueError("no picture of the dataset has an object; check load_mask()")
+            raise ValueError("no image of the dataset has an object; check load_mask()")
         if sample:
             batch.append(sample)
         if len(batch) == batch_size:
@@ -64,7 +64,7 @@ def data_generator(
     detection_targets=False,
     no_augmentation_sources=None,
 ):
-    """matterport's endless generator of batches; pictures without objects are passed over.
+    """matterport's endless generator of batches; images without objects are passed over.
 
     Args:
         dataset: a prepared `Dataset`.
@@ -72,10 +72,10 @@ def data_generator(
         shuffle: new order in each pass; from NumPy's global state, as all choices here.
         augment: deprecated, see `load_image_gt`.
         augmentation: imgaug augmenter or None.
-        random_rois: int, so many random RoIs a picture are added to the inputs.
+        random_rois: int, so many random RoIs an image are added to the inputs.
         batch_size: int, B.
         detection_targets: with `random_rois`, add the targets of the heads too.
-        no_augmentation_sources: list of sources whose pictures are not augmented, or None.
+        no_augmentation_sources: list of sources whose images are not augmented, or None.
 
     Yields:
         inputs: list of images float32 [B, H, W, 3] molded, image_meta float64 [B, M],
@@ -87,7 +87,7 @@ def data_generator(
             box deltas [B, T, NUM_CLASSES, 4], masks [B, T, *MASK_SHAPE, NUM_CLASSES].
 
     Raises:
-        RuntimeError: naming the picture that cannot be loaded.
+        RuntimeError: naming the image that cannot be loaded.
         ValueError: if dataset and configuration do not fit each other.
     """
     sampler = Sampler(
@@ -103,10 +103,10 @@ def data_generator(
 
 
 class DataGenerator:
-    """`data_generator`'s batches by index: a sequence that covers each picture once.
+    """`data_generator`'s batches by index: a sequence that covers each image once.
 
     Arguments and batches are those of `data_generator`; batch_size None takes
-    config.BATCH_SIZE. `generator[i]` holds pictures i*B ... i*B+B-1 of the current order; where
+    config.BATCH_SIZE. `generator[i]` holds images i*B ... i*B+B-1 of the current order; where
     one has no objects, or at the end of the order, the following ones (cyclically) fill up.
     """
 

@@ -22,7 +22,7 @@ from mrcnn.data.sampling import checked_factors, epoch_order
 
 
 class _Job(NamedTuple):
-    """One picture to load: its place in the epoch and where the molded picture goes."""
+    """One image to load: its place in the epoch and where the molded image goes."""
 
     epoch: int
     position: int
@@ -33,29 +33,29 @@ class _Job(NamedTuple):
 class BatchLoader:
     """Loads batches in threads, each epoch the same whatever the number of threads.
 
-    Pictures without objects are kept, as examples of background. A data set with
+    Images without objects are kept, as examples of background. A data set with
     `load_outlines`, such as `CocoDataset`, is loaded without a full-size mask anywhere.
 
     Args:
         dataset: a prepared `Dataset`.
         config: `Config` of the model that is to be trained.
         batch_size: int, B, over all shards.
-        shuffle: False takes the pictures in the order of their ids.
+        shuffle: False takes the images in the order of their ids.
         augmentation: imgaug augmenter, `mrcnn.data.policy.Policy` or None.
-        no_augmentation_sources: list of sources whose pictures are not augmented, or None.
+        no_augmentation_sources: list of sources whose images are not augmented, or None.
         seed: int >= 0. Order and augmentation follow from it and the epoch.
         workers: int, threads; with 0 the caller's thread loads.
         prefetch: int, batches to load ahead; each takes the memory of a batch.
         repeat_factors: float [num_images] from `mrcnn.data.sampling.image_weights`, or None for one
-            visit of each picture in a pass.
-        shard: (index, count): of each batch only the pictures index * B / count ... are loaded
+            visit of each image in a pass.
+        shard: (index, count): of each batch only the images index * B / count ... are loaded
             and given, so that `count` processes share the work and together see the batch that
             a single one would.
 
     Attributes:
         dataset, config, batch_size, shuffle, seed, workers, prefetch: as given.
-        pictures_a_step: int, b: this shard's pictures in a batch.
-        wait_seconds: float, time that consumers have waited for pictures so far.
+        pictures_a_step: int, b: this shard's images in a batch.
+        wait_seconds: float, time that consumers have waited for images so far.
 
     Raises:
         ValueError: if dataset and configuration do not fit each other, or the shard the batch,
@@ -91,7 +91,7 @@ class BatchLoader:
         self.wait_seconds = 0.0
 
     def __len__(self):
-        """Batches in one pass over the pictures, the last filled up; with repeat factors the
+        """Batches in one pass over the images, the last filled up; with repeat factors the
         expected number."""
         visits = len(self._image_ids)
         if self._repeat_factors is not None:
@@ -104,7 +104,7 @@ class BatchLoader:
         Args:
             epoch_number: int >= 0.
             steps: int, number of batches; None for one pass. Epochs of half a pass or less
-                share one, so that no picture comes again before most others came; a batch
+                share one, so that no image comes again before most others came; a batch
                 beyond the end of a pass goes on with the next pass's order.
             start: int, batches to pass over, unloaded: of an epoch that was cut off there.
 
@@ -114,7 +114,7 @@ class BatchLoader:
             gt_boxes int32 [b, G, 4], gt_masks bool [b, h, w, G].
 
         Raises:
-            PictureError: naming the picture that cannot be loaded.
+            PictureError: naming the image that cannot be loaded.
         """
         steps = len(self) if steps is None else steps
         with contextlib.closing(self._loaded(self._jobs(epoch_number, steps, start))) as samples:
@@ -125,7 +125,7 @@ class BatchLoader:
                 yield batch
 
     def image_ids_of(self, epoch_number, steps=None):
-        """int [steps, B]: the pictures of each batch of an epoch, over all shards."""
+        """int [steps, B]: the images of each batch of an epoch, over all shards."""
         steps = len(self) if steps is None else steps
         visits = steps * self.batch_size
         shares = self._shares_of_a_pass(visits)
@@ -148,21 +148,21 @@ class BatchLoader:
         return max(1, whole // visits)
 
     def _jobs(self, epoch, steps, start):
-        """Yields a `_Job` for each picture of this shard, in order."""
+        """Yields a `_Job` for each image of this shard, in order."""
         for step, image_ids in enumerate(self.image_ids_of(epoch, steps)[start:], start):
-            # One array a batch, which its pictures are molded into: stacking would copy them.
+            # One array a batch, which its images are molded into: stacking would copy them.
             images = np.empty((len(self._part), *self._image_shape), np.float32)
             for place, i in enumerate(self._part):
                 yield _Job(epoch, step * self.batch_size + i, image_ids[i], images[place])
 
     def _load(self, job):
-        # Seeded by the position, so that a picture in a second pass is augmented anew.
+        # Seeded by the position, so that an image in a second pass is augmented anew.
         rng = np.random.default_rng((self.seed, job.epoch, job.position))
         inputs, _ = self._sampler.load(job.image_id, rng, keep_empty=True, out=job.out)
         return [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
 
     def _loaded(self, jobs):
-        """Yields the arrays of the jobs' pictures in order, loading ahead."""
+        """Yields the arrays of the jobs' images in order, loading ahead."""
         if not self.workers:
             yield from map(self._load, jobs)
             return
@@ -177,7 +177,7 @@ class BatchLoader:
                 pending.extend(pool.submit(self._load, job) for job in itertools.islice(jobs, 1))
                 yield sample
         finally:
-            # Waits only for the pictures that are being loaded.
+            # Waits only for the images that are being loaded.
             pool.shutdown(cancel_futures=True)
 
 
@@ -190,7 +190,7 @@ def _share_cores():
 
 
 def _assemble(samples):
-    """Arrays of pictures -> arrays of the batch; the molded pictures are in one already."""
+    """Arrays of images -> arrays of the batch; the molded images are in one already."""
     images, *others = zip(*samples, strict=True)
     return [images[0].base, *(np.stack(arrays) for arrays in others)]
 

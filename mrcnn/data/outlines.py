@@ -1,11 +1,11 @@
-"""Objects' outlines as annotated, drawn where a picture's transform puts them.
+"""Objects' outlines as annotated, drawn where an image's transform puts them.
 
-A mask of the whole picture is never made: each object is drawn inside its own box, at the
+A mask of the whole image is never made: each object is drawn inside its own box, at the
 resolution of the network's input, and a mini-mask is sampled from that.
 
 Coordinates are continuous: pixel (row i, column j) covers [i, i + 1) x [j, j + 1) and its centre
 lies at i + 0.5, j + 0.5. That is how pycocotools reads polygons: a pixel is inside if its centre
-is (to a tenth of a pixel). A matrix [2, 3] takes (x, y, 1) of the stored picture to (x, y) of the
+is (to a tenth of a pixel). A matrix [2, 3] takes (x, y, 1) of the stored image to (x, y) of the
 molded one, both continuous. Boxes are (y1, x1, y2, x2) in whole pixels, y2/x2 exclusive.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Instance(NamedTuple):
-    """One object in a molded picture.
+    """One object in a molded image.
 
     class_id: int, negative for a crowd. box: its tight box, four ints. pixels: uint8
     [y2 - y1, x2 - x1], 1 inside the object.
@@ -30,7 +30,7 @@ class Polygons:
     """An object given by the union of polygons, each filled by the even-odd rule."""
 
     def __init__(self, parts):
-        """Takes lists [x1, y1, x2, y2, ...] in pixels of the stored picture."""
+        """Takes lists [x1, y1, x2, y2, ...] in pixels of the stored image."""
         self.parts = [
             np.array(part[: len(part) // 2 * 2], np.float64).reshape(-1, 2) for part in parts
         ]
@@ -40,7 +40,7 @@ class Polygons:
 
         Args:
             matrix: [2, 3], see the module.
-            shape: (height, width) of the molded picture; what lies beyond is cut off.
+            shape: (height, width) of the molded image; what lies beyond is cut off.
 
         Returns:
             (box, pixels) as in `Instance`, or None if no pixel is left.
@@ -67,7 +67,7 @@ class Bitmap:
     """An object given by pixels, cut out of its mask."""
 
     def __init__(self, pixels, top, left):
-        """Takes uint8 [h, w], 1 inside, whose first pixel is (top, left) of the stored picture."""
+        """Takes uint8 [h, w], 1 inside, whose first pixel is (top, left) of the stored image."""
         self.pixels, self.top, self.left = pixels, top, left
 
     def place(self, matrix, shape):
@@ -95,8 +95,8 @@ def from_coco(segmentation, height, width, path):
 
     Args:
         segmentation: list of polygons [x1, y1, ...] in pixels, or an RLE, plain or compressed.
-        height, width: of the stored picture.
-        path: of the picture, for the error.
+        height, width: of the stored image.
+        path: of the image, for the error.
 
     Returns:
         `Polygons` or `Bitmap`; None if nothing is inside.
@@ -133,11 +133,11 @@ def from_masks(masks):
 
 
 def check_masks(masks, class_ids, image_shape, path):
-    """Raises ValueError unless masks are [H, W, N] of a picture's size, with N class ids."""
-    # The base class's load_mask() doesn't know the picture's size, so an empty set may have any.
+    """Raises ValueError unless masks are [H, W, N] of an image's size, with N class ids."""
+    # The base class's load_mask() doesn't know the image's size, so an empty set may have any.
     if masks.ndim != 3 or (masks.shape[-1] and masks.shape[:2] != tuple(image_shape[:2])):
         raise ValueError(
-            f"load_mask() gave masks of shape {masks.shape} for the picture {path} of "
+            f"load_mask() gave masks of shape {masks.shape} for the image {path} of "
             f"shape {image_shape}; it must give [height, width, instances]"
         )
     if masks.shape[-1] != len(class_ids):
@@ -165,7 +165,7 @@ def hide(instances, box, pixels, min_share=0.0):
 
     Args:
         instances: list of `Instance`.
-        box: (y1, x1, y2, x2) of what is in front, within the picture.
+        box: (y1, x1, y2, x2) of what is in front, within the image.
         pixels: uint8 [y2 - y1, x2 - x1], 1 where it covers; None covers the whole box.
         min_share: objects of which less than this share of the pixels is left are dropped,
             and so are those with none.
@@ -221,7 +221,7 @@ def as_arrays(instances, shape, mini_shape=None):
 
     Args:
         instances: list of N `Instance`.
-        shape: (H, W) of the molded picture.
+        shape: (H, W) of the molded image.
         mini_shape: (height, width) of mini-masks, or None for masks of H x W.
 
     Returns:
@@ -254,7 +254,7 @@ def _minimized(pixels, mini_shape):
 
 
 def _whole_frame(points, shape):
-    """(top, left, height, width) of whole pixels around points (x, y), cut to the picture."""
+    """(top, left, height, width) of whole pixels around points (x, y), cut to the image."""
     low = np.floor(points.min(axis=0))
     high = np.ceil(points.max(axis=0))
     left, top = (int(value) for value in np.maximum(low, 0))

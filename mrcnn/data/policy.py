@@ -1,7 +1,7 @@
-"""How training pictures are varied: one affine map, one change of colours, blur and occlusion.
+"""How training images are varied: one affine map, one change of colours, blur and occlusion.
 
-A `Policy` draws a `Variation` for each picture; `mrcnn.data.scenes` applies it. The affine map joins
-the one that brings the picture to the network's size, so that the picture is interpolated once,
+A `Policy` draws a `Variation` for each image; `mrcnn.data.scenes` applies it. The affine map joins
+the one that brings the image to the network's size, so that the image is interpolated once,
 and moves the polygons themselves. Colours change by one matrix, because brightness, contrast,
 saturation, hue and tint all are matrices.
 """
@@ -26,14 +26,14 @@ class Hole(NamedTuple):
 
 
 class Variation(NamedTuple):
-    """What happens to one picture.
+    """What happens to one image.
 
     flip: mirrored left to right, before `matrix`.
-    matrix: float64 [2, 3] from the molded picture to itself, continuous (x, y), or None.
+    matrix: float64 [2, 3] from the molded image to itself, continuous (x, y), or None.
     colours: float64 [3, 4] that takes (red, green, blue, 1) in 0..255 to the new ones, or None.
     blur: standard deviation of a Gaussian in pixels, 0 for none.
     holes: list of `Hole`.
-    paste: whether objects of another picture are pasted in.
+    paste: whether objects of another image are pasted in.
     """
 
     flip: bool = False
@@ -52,27 +52,27 @@ class Policy:
     """The variations for garments on people; each number can be changed.
 
     Shares are probabilities, 0..1. Ranges (low, high) are drawn from evenly, scales
-    logarithmically. Lengths are shares of the molded picture's sides.
+    logarithmically. Lengths are shares of the molded image's sides.
 
     Attributes:
-        flip: share of pictures that are mirrored.
-        move: share of pictures that are scaled, turned and shifted.
+        flip: share of images that are mirrored.
+        move: share of images that are scaled, turned and shifted.
         scale: range of factors. angle: degrees either way. shift: of the sides, either way.
-        zoom: share of pictures that are close-ups instead: enlarged by `zoom_scale` around a
+        zoom: share of images that are close-ups instead: enlarged by `zoom_scale` around a
             point that is `zoom_shift` (x, y) off the middle at most. It teaches portraits.
-        colour: share of pictures whose light changes: `brightness` and `contrast` are factors
+        colour: share of images whose light changes: `brightness` and `contrast` are factors
             of 1 plus or minus so much, as `saturation` is and `tint` of each channel; `hue` is in
             degrees either way.
-        blur: share of pictures that are blurred, by up to `blur_sigma` pixels.
-        occlusion: share of pictures with one to three rectangles or ellipses in front, with
+        blur: share of images that are blurred, by up to `blur_sigma` pixels.
+        occlusion: share of images with one to three rectangles or ellipses in front, with
             sides in the range `hole_side`. What they hide is no part of the masks.
-        paste: share of pictures that get objects from another one (copy-paste,
+        paste: share of images that get objects from another one (copy-paste,
             arXiv:2012.07177), from `paste_from` or the training data itself.
         paste_from: a prepared data set whose class names are among the training data's.
-        paste_weights: float [pictures], > 0; pictures to paste from are taken in proportion to
+        paste_weights: float [images], > 0; images to paste from are taken in proportion to
             them. None takes all as often.
-        paste_scale: range of factors on the picture that objects are pasted from. paste_shift:
-            how far, either way. They are mirrored and turned as all pictures are.
+        paste_scale: range of factors on the image that objects are pasted from. paste_shift:
+            how far, either way. They are mirrored and turned as all images are.
         recolour: share of objects that get other colours, in their masks only: the whole circle of
             hues, and twice the changes of light of `colour`. A garment's name isn't in its colour.
         min_visible: objects of which less than this share is left behind what is pasted or in
@@ -124,7 +124,7 @@ class Policy:
                 raise ValueError(f"Policy: {name} is {getattr(self, name)}; pass 0 or more")
 
     def draw(self, rng, shape):
-        """A `Variation` for a molded picture of shape (height, width, ...)."""
+        """A `Variation` for a molded image of shape (height, width, ...)."""
         flip = bool(rng.random() < self.flip)
         matrix = None
         if rng.random() < self.zoom:
@@ -146,7 +146,7 @@ class Policy:
         turn = scale * np.array(
             [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
         )
-        # Up to `shifts` of the new size: a close-up can show any part of the picture.
+        # Up to `shifts` of the new size: a close-up can show any part of the image.
         offset = rng.uniform(-1, 1, 2) * shifts * (width, height)
         return np.column_stack([turn, middle - turn @ middle + offset])
 
@@ -209,11 +209,11 @@ def _turned_about_grey(angle):
 
 
 def total_matrix(plan, old_shape, shape, variation=PLAIN):
-    """The map from the stored picture to the molded one: [2, 3], continuous (x, y).
+    """The map from the stored image to the molded one: [2, 3], continuous (x, y).
 
     Args:
         plan: `mrcnn.core.image.ResizePlan`.
-        old_shape: (height, width, ...) of the stored picture; shape: of the molded one.
+        old_shape: (height, width, ...) of the stored image; shape: of the molded one.
         variation: `Variation`.
     """
     (height, width), (top, left) = plan.scaled, plan.window[:2]

@@ -1,4 +1,4 @@
-"""A sheet of training pictures as the network sees them, to be looked at before training."""
+"""A sheet of training images as the network sees them, to be looked at before training."""
 
 import math
 import os
@@ -22,13 +22,13 @@ def preview(loader, count, path, epoch=0):
 
     Args:
         loader: `BatchLoader`.
-        count: int >= 1, number of pictures.
+        count: int >= 1, number of images.
         path: str or Path of the file to write.
         epoch: int >= 0.
 
     Raises:
         ValueError: if count is below 1.
-        RuntimeError: naming a picture that cannot be loaded.
+        RuntimeError: naming an image that cannot be loaded.
     """
     if count < 1:
         raise ValueError(f"preview() got count {count}; pass 1 or more")
@@ -46,7 +46,7 @@ def preview(loader, count, path, epoch=0):
 
 
 def samples(loader, count, epoch=0):
-    """Yields (uint8 [H, W, 3] with the objects drawn, caption) of `count` pictures."""
+    """Yields (uint8 [H, W, 3] with the objects drawn, caption) of `count` images."""
     dataset, config = loader.dataset, loader.config
     names = list(dataset.class_names)
     names += [f"{name} (crowd)" for name in names]
@@ -72,7 +72,7 @@ def samples(loader, count, epoch=0):
 
 
 def _tile(picture, caption):
-    """A picture of TILE x TILE at most over its caption."""
+    """An image of TILE x TILE at most over its caption."""
     tile = Image.new("RGB", (TILE, TILE + _CAPTION), (40, 40, 40))
     small = Image.fromarray(picture)
     small.thumbnail((TILE, TILE))

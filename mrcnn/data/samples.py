@@ -1,4 +1,4 @@
-"""One picture as training data: loaded, resized, augmented, with its targets.
+"""One image as training data: loaded, resized, augmented, with its targets.
 
 Letters in shapes: H, W molded image, M numbers of image meta, N instances. Boxes are
 (y1, x1, y2, x2) in pixels of the molded image, y2/x2 exclusive.
@@ -32,15 +32,15 @@ from mrcnn.data.targets import (
 def load_image_gt(
     dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None
 ):
-    """Loads a picture and its ground truth, resized as the configuration says.
+    """Loads an image and its ground truth, resized as the configuration says.
 
     Args:
         dataset: a prepared `Dataset`.
         config: IMAGE_MIN_DIM, IMAGE_MAX_DIM, IMAGE_MIN_SCALE, IMAGE_RESIZE_MODE and
             MINI_MASK_SHAPE are used.
-        image_id: internal id of the picture, int.
-        augment: deprecated, use `augmentation`; True mirrors every other picture.
-        augmentation: imgaug augmenter, applied to picture and masks alike.
+        image_id: internal id of the image, int.
+        augment: deprecated, use `augmentation`; True mirrors every other image.
+        augmentation: imgaug augmenter, applied to image and masks alike.
         use_mini_mask: crop the masks to their boxes and resize them to MINI_MASK_SHAPE.
         rng: numpy Generator for the place of IMAGE_RESIZE_MODE "crop"; None takes Python's
             global `random`.
@@ -53,7 +53,7 @@ def load_image_gt(
         mask: bool [H, W, N], or [*MINI_MASK_SHAPE, N].
 
     Raises:
-        ValueError: if masks and picture differ in size, or augmentation changes the size.
+        ValueError: if masks and image differ in size, or augmentation changes the size.
     """
     image = dataset.load_image(image_id)
     mask, class_ids = dataset.load_mask(image_id)
@@ -97,11 +97,11 @@ def load_image_gt(
 
 
 class PictureError(RuntimeError):
-    """A picture or its annotations can't be loaded; the message names it."""
+    """An image or its annotations can't be loaded; the message names it."""
 
 
 class Sampler:
-    """Makes the training arrays of one picture; batches are stacks of them."""
+    """Makes the training arrays of one image; batches are stacks of them."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Sampler:
         detection_targets=False,
     ):
         if not getattr(dataset, "num_images", 0):
-            raise ValueError("the dataset has no pictures; add some and call dataset.prepare()")
+            raise ValueError("the dataset has no images; add some and call dataset.prepare()")
         if dataset.num_classes != config.NUM_CLASSES:
             raise ValueError(
                 f"the dataset has {dataset.num_classes} classes, background included, but "
@@ -129,25 +129,25 @@ class Sampler:
         self.anchors, self._grid = _anchors(config)
 
     def load(self, image_id, rng=None, keep_empty=False, out=None):
-        """Arrays of one picture in the order of `data_generator`'s, without the batch axis.
+        """Arrays of one image in the order of `data_generator`'s, without the batch axis.
 
         Args:
             image_id: int, internal id.
             rng: numpy Generator; None takes NumPy's global state and imgaug's.
-            keep_empty: whether a picture without objects is of use.
-            out: float32 [H, W, 3] that the molded picture is written to, or None for a new one.
+            keep_empty: whether an image without objects is of use.
+            out: float32 [H, W, 3] that the molded image is written to, or None for a new one.
 
         Returns:
-            (inputs, outputs), two lists of arrays; or None for an empty picture.
+            (inputs, outputs), two lists of arrays; or None for an empty image.
 
         Raises:
-            PictureError: from whatever went wrong, with the picture's path.
+            PictureError: from whatever went wrong, with the image's path.
         """
         try:
             return self._load(image_id, rng, keep_empty, out)
         except Exception as error:
             path = self.dataset.image_info[image_id]["path"]
-            raise PictureError(f"cannot load picture {image_id} ({path}): {error}") from error
+            raise PictureError(f"cannot load image {image_id} ({path}): {error}") from error
 
     def _load(self, image_id, rng, keep_empty, out):
         config = self.config

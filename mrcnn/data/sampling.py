@@ -1,4 +1,4 @@
-"""Which pictures an epoch visits, how often, and in which order."""
+"""Which images an epoch visits, how often, and in which order."""
 
 import math
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ REPEAT_THRESHOLD = 0.1
 
 
 def image_weights(dataset, balance="none", threshold=REPEAT_THRESHOLD, focus=None):
-    """How often each picture should be visited in an epoch.
+    """How often each image should be visited in an epoch.
 
-    With "repeat_factor" a class c that a share f(c) of the pictures has gets
-    r(c) = max(1, sqrt(threshold / f(c))), and a picture the largest r of its classes (Gupta et
-    al., arXiv:1908.03195). `focus` multiplies pictures with the classes named, by the largest of
+    With "repeat_factor" a class c that a share f(c) of the images has gets
+    r(c) = max(1, sqrt(threshold / f(c))), and an image the largest r of its classes (Gupta et
+    al., arXiv:1908.03195). `focus` multiplies images with the classes named, by the largest of
     their factors. Crowds don't count.
 
     Args:
         dataset: a prepared `Dataset`; class ids come from `load_class_ids`.
         balance: "none" or "repeat_factor".
-        threshold: float > 0, the share of pictures below which a class is repeated.
+        threshold: float > 0, the share of images below which a class is repeated.
         focus: dict of class name -> factor >= 1, or text for `parse_focus`, or None.
 
     Returns:
@@ -49,7 +49,7 @@ def image_weights(dataset, balance="none", threshold=REPEAT_THRESHOLD, focus=Non
 
 
 def class_presence(dataset):
-    """bool [num_images, num_classes]: whether a picture has an object, no crowd, of a class."""
+    """bool [num_images, num_classes]: whether an image has an object, no crowd, of a class."""
     present = np.zeros((dataset.num_images, dataset.num_classes), bool)
     for i, image_id in enumerate(dataset.image_ids):
         class_ids = np.asarray(dataset.load_class_ids(image_id))
@@ -97,14 +97,14 @@ def _focus_factors(dataset, focus):
 
 
 def epoch_order(image_ids, count, rng, *, shuffle, repeat_factors=None):
-    """The pictures of an epoch.
+    """The images of an epoch.
 
     Args:
         image_ids: int [N].
-        count: int, how many to give: one pass over the pictures after another, the last cut.
+        count: int, how many to give: one pass over the images after another, the last cut.
         rng: numpy Generator.
         shuffle: False keeps the order of `image_ids` in each pass.
-        repeat_factors: float [N], >= 1; a picture of 2.3 comes twice in a pass, and in 30 % of
+        repeat_factors: float [N], >= 1; an image of 2.3 comes twice in a pass, and in 30 % of
             the passes three times. None for once each.
 
     Returns:
@@ -129,7 +129,7 @@ def checked_factors(repeat_factors, num_images):
     factors = np.asarray(repeat_factors, np.float64)
     if factors.shape != (num_images,) or not (np.isfinite(factors) & (factors >= 1)).all():
         raise ValueError(
-            f"repeat_factors are of shape {factors.shape} for {num_images} pictures, or below 1; "
+            f"repeat_factors are of shape {factors.shape} for {num_images} images, or below 1; "
             "pass what image_weights() gives"
         )
     return factors

@@ -1,7 +1,7 @@
-"""One training picture with its objects, by way of their outlines (`mrcnn.data.outlines`).
+"""One training image with its objects, by way of their outlines (`mrcnn.data.outlines`).
 
 The same result as `mrcnn.data.samples.load_image_gt` to within the tolerances that tests state, many
-times faster: no mask of the whole picture is made, and the picture is interpolated once.
+times faster: no mask of the whole image is made, and the image is interpolated once.
 
 Letters in shapes: H, W molded image, M numbers of image meta, N instances.
 """
@@ -29,12 +29,12 @@ _BLEND = 1.0
 
 
 def load_scene(dataset, config, image_id, augmentation=None, *, rng):
-    """Loads a picture and its ground truth, resized and varied.
+    """Loads an image and its ground truth, resized and varied.
 
     Args:
         dataset: a prepared `Dataset`, with `load_outlines` or with masks of its own.
         config: as for `load_image_gt`, and USE_MINI_MASK.
-        image_id: internal id of the picture, int.
+        image_id: internal id of the image, int.
         augmentation: `Policy`, imgaug augmenter or None.
         rng: numpy Generator; all choices follow from it.
 
@@ -43,10 +43,10 @@ def load_scene(dataset, config, image_id, augmentation=None, *, rng):
         boxes int32 [N, (y1, x1, y2, x2)], masks bool [*MINI_MASK_SHAPE, N], or [H, W, N] without
         USE_MINI_MASK. Objects without a pixel left are dropped.
         None where `load_image_gt` has to do: without a policy, if the data set only has masks
-        or the picture isn't uint8 RGB.
+        or the image isn't uint8 RGB.
 
     Raises:
-        ValueError: if a policy meets a picture that isn't uint8 RGB, or masks and picture differ
+        ValueError: if a policy meets an image that isn't uint8 RGB, or masks and image differ
             in size.
     """
     policy = augmentation if isinstance(augmentation, Policy) else None
@@ -109,11 +109,11 @@ def _molded_shape(plan):
 
 
 def _seen(image, outlines, plan, variation):
-    """The molded picture uint8 [H, W, 3] and its `Instance`s."""
+    """The molded image uint8 [H, W, 3] and its `Instance`s."""
     if not _is_rgb(image):
         raise ValueError(
             f"load_image() gave {image.dtype} {image.shape}; policies vary uint8 "
-            "[height, width, 3]; pass an imgaug augmenter or none for other pictures"
+            "[height, width, 3]; pass an imgaug augmenter or none for other images"
         )
     shape = _molded_shape(plan)
     matrix = total_matrix(plan, image.shape, shape, variation)
@@ -129,7 +129,7 @@ def _render(image, plan, matrix, shape, variation):
         picture = _resized(image, plan, variation.colours)
         picture = cv2.flip(picture, 1) if variation.flip else picture
     else:
-        # Four channels warp faster than three, and the fourth says what the picture covers.
+        # Four channels warp faster than three, and the fourth says what the image covers.
         opaque = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
         opaque = cv2.warpAffine(opaque, by_centres(matrix), (shape[1], shape[0]))
         picture = cv2.cvtColor(opaque, cv2.COLOR_RGBA2RGB)
@@ -190,7 +190,7 @@ def _occluded(image, instances, hole, min_visible):
 
 
 def _pasted(image, instances, dataset, config, policy, rng):
-    """Objects of another picture, put in front (Ghiasi et al., arXiv:2012.07177)."""
+    """Objects of another image, put in front (Ghiasi et al., arXiv:2012.07177)."""
     source = policy.paste_from or dataset
     names = _class_ids_by_name(dataset)
     other_id = int(rng.choice(source.image_ids, p=_shares(policy.paste_weights, source)))
@@ -203,7 +203,7 @@ def _pasted(image, instances, dataset, config, policy, rng):
     moves = dataclasses.replace(
         policy, move=1.0, zoom=0.0, scale=policy.paste_scale, shift=policy.paste_shift
     )
-    variation = moves.draw(rng, image.shape)._replace(holes=(), paste=False)  # no chain of pictures
+    variation = moves.draw(rng, image.shape)._replace(holes=(), paste=False)  # no chain of images
     other, candidates = _seen(other, outlines, plan, variation)
     objects = [item for item in candidates if item.class_id > 0]
     if not objects:
@@ -228,8 +228,8 @@ def _shares(weights, source):
     weights = np.asarray(weights, np.float64)
     if weights.shape != (source.num_images,) or not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(
-            f"paste_weights are of shape {weights.shape} for {source.num_images} pictures, or not "
-            "all > 0; pass one number for each picture that is pasted from"
+            f"paste_weights are of shape {weights.shape} for {source.num_images} images, or not "
+            "all > 0; pass one number for each image that is pasted from"
         )
     return weights / weights.sum()
 

@@ -1,4 +1,4 @@
-"""Training targets of a picture, from its ground truth (NumPy).
+"""Training targets of an image, from its ground truth (NumPy).
 
 Letters in shapes: A anchors, N instances, R RoIs; h, w sides of the stored masks. Boxes are
 (y1, x1, y2, x2) in pixels of the molded image, y2/x2 exclusive.

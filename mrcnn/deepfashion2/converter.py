@@ -1,7 +1,7 @@
 """A split in DeepFashion2's layout -> a COCO file and a table of what was wrong with it.
 
-Pictures are converted by several processes, in order, and written as they come: memory does not
-grow with the split. One picture's records: `mrcnn/deepfashion2/records.py`.
+Images are converted by several processes, in order, and written as they come: memory does not
+grow with the split. One image's records: `mrcnn/deepfashion2/records.py`.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ from mrcnn.deepfashion2.records import Form, Problem, categories, convert_pictur
 # Splits that are of no use without annotations; the data set's test split has none.
 ANNOTATED_SPLITS = ("train", "validation")
 SUFFIXES = (".jpg", ".jpeg", ".png")
-CHUNK = 128  # pictures handed to a worker at a time
+CHUNK = 128  # images handed to a worker at a time
 DEFAULT_FORM = Form()
 
 
 class Entry(NamedTuple):
-    """A picture of a split: its id and the names of its files."""
+    """An image of a split: its id and the names of its files."""
 
     image_id: int
     picture: str
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some pictures' records as JSON, and what was found.
+    """Some images' records as JSON, and what was found.
 
     The records of annotations begin after their id, which only the writer knows.
     """
@@ -58,7 +58,7 @@ class Chunk(NamedTuple):
 
 @dataclass
 class Summary:
-    """What a split gave: counts of pictures, items by category id, and problems by kind."""
+    """What a split gave: counts of images, items by category id, and problems by kind."""
 
     split: str
     images: int = 0
@@ -67,7 +67,7 @@ class Summary:
 
     def __str__(self) -> str:
         total = self.items.total()
-        lines = [f"{self.split}: {self.images:,} pictures, {total:,} items"]
+        lines = [f"{self.split}: {self.images:,} images, {total:,} items"]
         lines += [
             f"  {i:>2} {name:<24}{self.items[i]:>9,}" for i, name in enumerate(DEEPFASHION2) if i
         ]
@@ -77,7 +77,7 @@ class Summary:
 
 
 def has_split(folder: Path) -> bool:
-    """Whether `folder` holds pictures in `image/`, and `annos/`, which only other splits than
+    """Whether `folder` holds images in `image/`, and `annos/`, which only other splits than
     train and validation may lack: the data set's test split has no annotations."""
     try:
         with os.scandir(folder / "image") as names:
@@ -88,7 +88,7 @@ def has_split(folder: Path) -> bool:
 
 
 def list_entries(folder: Path, problems: list[Problem]) -> list[Entry]:
-    """All pictures and annotations of a split, by image id.
+    """All images and annotations of a split, by image id.
 
     Names that are no number, a second name for the same number, and files of other kinds go to
     `problems`.
@@ -127,7 +127,7 @@ def _by_stem(
 
 
 def convert_chunk(folder: Path, entries: list[Entry], form: Form) -> Chunk:
-    """Converts some pictures; what a worker process does."""
+    """Converts some images; what a worker process does."""
     chunk = Chunk(len(entries), [], [], [], [])
     for image_id, picture, annotation in entries:
         records = convert_picture(folder, picture, annotation, form, chunk.problems)
@@ -219,10 +219,10 @@ def convert_split(
     all is done.
 
     Args:
-        folder: holds `image/` and `annos/`; without `annos/` the JSON has pictures only.
+        folder: holds `image/` and `annos/`; without `annos/` the JSON has images only.
         output: folder for the two files; it must exist, unless `dry_run`.
         form: what to write.
-        limit: convert the first pictures by id only.
+        limit: convert the first images by id only.
         workers: processes; the files are the same for any number.
         dry_run: do all but write.
     """
@@ -234,9 +234,9 @@ def convert_split(
     with (
         _result_file(output / f"{folder.name}_coco.json", dry_run) as file,
         _result_file(output / f"{folder.name}.problems.csv", dry_run) as table,
-        # Annotations come with their pictures but stand behind all of them.
+        # Annotations come with their images but stand behind all of them.
         tempfile.TemporaryFile(dir=None if dry_run else output) as annotations,
-        tqdm(total=len(entries), desc=folder.name, unit=" pictures", disable=None) as bar,
+        tqdm(total=len(entries), desc=folder.name, unit=" images", disable=None) as bar,
     ):
         table.write(_csv([("file", "item", "problem", "action")]))
         table.write(_problem_rows(found))

@@ -1,8 +1,8 @@
-"""One picture of DeepFashion2 -> COCO records, with all that is wrong with it listed.
+"""One image of DeepFashion2 -> COCO records, with all that is wrong with it listed.
 
 Files: `image/000001.jpg` and `annos/000001.json`, which holds `source`, `pair_id` and the garments
 `item1`, `item2`, ... Boxes there are [x1, y1, x2, y2], in COCO [x, y, w, h]; both, polygons
-[x1, y1, x2, y2, ...] and landmarks [x1, y1, v1, ...] are in pixels of the picture as stored (no
+[x1, y1, x2, y2, ...] and landmarks [x1, y1, v1, ...] are in pixels of the image as stored (no
 EXIF rotation: that is what the loader trains on), x2 and y2 of boxes exclusive.
 
 The official form is that of `evaluation/deepfashion2_to_coco.py` in the data set's repository.
@@ -64,7 +64,7 @@ class Problem(NamedTuple):
 
 
 class Unusable(ValueError):
-    """A picture or an item that can't be converted; holds the kind of problem and details."""
+    """An image or an item that can't be converted; holds the kind of problem and details."""
 
     def __init__(self, kind: str, detail: str):
         super().__init__(f"{kind}: {detail}")
@@ -100,17 +100,17 @@ def categories(form: Form) -> list[dict[str, Any]]:
 def convert_picture(
     folder: Path, picture: str, annotation: str | None, form: Form, problems: list[Problem]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """One picture's COCO image record and annotations, both without ids.
+    """One image's COCO image record and annotations, both without ids.
 
     Args:
         folder: of the split, with `image/` and `annos/`.
-        picture: name of the file in `image/`.
-        annotation: name of the file in `annos/`; None for a picture that has none to have.
+        image: name of the file in `image/`.
+        annotation: name of the file in `annos/`; None for an image that has none to have.
         form: what to write.
         problems: takes what was found.
 
     Returns:
-        The records, or None, after a note in `problems`, if the picture can't be used.
+        The records, or None, after a note in `problems`, if the image can't be used.
     """
     place = Place(problems, picture)
     try:
@@ -180,7 +180,7 @@ def read_annotation(path: Path, place: Place) -> dict[str, Any]:
         data = orjson.loads(text)
     except orjson.JSONDecodeError:
         # The slower parser takes NaN and Infinity, so that one such number costs a polygon or
-        # a box and not the picture.
+        # a box and not the image.
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -216,8 +216,8 @@ def convert_item(item: Any, width: int, height: int, form: Form, place: Place) -
 
     Args:
         item: value of `item1`, `item2`, ... in an annotation file.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width: of the image, pixels.
+        height: of the image, pixels.
         form: what to write.
         place: takes the problems that are repaired.
 
@@ -281,7 +281,7 @@ def checked_number(
 def usable_polygons(
     polygons: Any, width: int, height: int, form: Form, place: Place
 ) -> tuple[list[list[float]], float]:
-    """The polygons that cover pixels of the picture, and the area of their union in pixels.
+    """The polygons that cover pixels of the image, and the area of their union in pixels.
 
     The official form keeps all that are lists of numbers.
     """
@@ -305,28 +305,28 @@ def usable_polygons(
 
 
 def polygon_mask(polygon: Any, width: int, height: int) -> dict[str, Any]:
-    """One polygon as a run-length encoded mask of the picture's size."""
+    """One polygon as a run-length encoded mask of the image's size."""
     if not isinstance(polygon, list):
         raise Unusable("bad polygon", f"is a {type(polygon).__name__}, not a list")
     if not all_finite(polygon):
         raise Unusable("non-finite number", "has a value that is no finite number")
     if len(polygon) < 6 or len(polygon) % 2:
         raise Unusable("bad polygon", f"has {len(polygon)} values; 3 or more points are needed")
-    # Points a whole picture away are not sloppy outlines, and rasterising takes time and memory
+    # Points a whole image away are not sloppy outlines, and rasterising takes time and memory
     # by their distance.
     xs, ys = polygon[0::2], polygon[1::2]
     if min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height:
-        raise Unusable("bad polygon", "has points far outside the picture")
+        raise Unusable("bad polygon", "has points far outside the image")
     mask = mask_utils.frPyObjects([polygon], height, width)[0]
     if not mask_utils.area(mask):
-        raise Unusable("empty polygon", "covers no pixel of the picture")
+        raise Unusable("empty polygon", "covers no pixel of the image")
     return mask
 
 
 def usable_box(
     box: Any, polygons: list[list[float]], width: int, height: int, form: Form, place: Place
 ) -> list[float]:
-    """The box [x, y, w, h] clipped to the picture; that of the polygons if `box` is no use."""
+    """The box [x, y, w, h] clipped to the image; that of the polygons if `box` is no use."""
     if not isinstance(box, list) or len(box) != 4:
         problem = ("bad box", f"{box!r} is no list of 4 numbers")
     elif not all_finite(box):
@@ -338,7 +338,7 @@ def usable_box(
         if clipped is not None:
             problem = ("box beyond picture", f"{box} in {width} x {height}")
         else:
-            problem = ("bad box", f"{box} is empty or outside the {width} x {height} picture")
+            problem = ("bad box", f"{box} is empty or outside the {width} x {height} image")
         if form.official:
             place.note(*problem, _KEPT)
             return to_xywh(box)
@@ -357,7 +357,7 @@ def usable_box(
 
 
 def clip_box(box: list[float], width: int, height: int) -> list[float] | None:
-    """[x1, y1, x2, y2] cut to the picture; None if nothing is left."""
+    """[x1, y1, x2, y2] cut to the image; None if nothing is left."""
     x1, y1, x2, y2 = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     return [x1, y1, x2, y2] if x1 < x2 and y1 < y2 else None
 

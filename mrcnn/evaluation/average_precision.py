@@ -1,14 +1,14 @@
 """COCO's average precision and recall, for all sizes and subsets in one pass over the matches.
 
 The rules are those of pycocotools' COCOeval, and a test holds the numbers equal. What differs is
-the order of work: the overlaps of each picture are computed once, then every picture, class,
+the order of work: the overlaps of each image are computed once, then every image, class,
 IoU threshold and view is matched at once, as arrays.
 
 A view says which instances count: all, those of a size, or those of a subset. The others are
 ignored: they are no miss, and what matches one is neither right nor wrong. An unmatched
 detection is wrong in every view, except that views of a size ignore one of another size.
 
-I pictures, G instances, N detections, K classes, A views, T IoU thresholds, R recalls.
+I images, G instances, N detections, K classes, A views, T IoU thresholds, R recalls.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from mrcnn.coco.ground_truth import ATTRIBUTES, KINDS
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-MAX_DETECTIONS = 100  # of a class in a picture
+MAX_DETECTIONS = 100  # of a class in an image
 SIZES: dict[str, tuple[float, float]] = {
     "all": (0, 1e5**2),
     "small": (0, 32**2),
@@ -54,12 +54,12 @@ class Matches:
 
     Attributes:
         views: [A] (group, value) as in `Views`.
-        rows: [N] position in the `Detections`; at most 100 of a class in a picture are kept.
-        image, classes: [N] int. scores: [N] float. rank: [N] int, of a class in its picture.
+        rows: [N] position in the `Detections`; at most 100 of a class in an image are kept.
+        image, classes: [N] int. scores: [N] float. rank: [N] int, of a class in its image.
         codes: [N, A, T] uint8, WRONG, RIGHT or IGNORED.
         truth_image, truth_classes: [G] int.
         truth_ignored: [A, G] bool.
-        images, names: number of pictures, names of the K classes.
+        images, names: number of images, names of the K classes.
     """
 
     views: list[tuple[str, str]]
@@ -78,12 +78,12 @@ class Matches:
 
 @dataclass
 class Overlaps:
-    """IoU of all detections and instances that share a picture.
+    """IoU of all detections and instances that share an image.
 
     Attributes:
-        values: float, for each picture its [detections, instances], row by row.
-        starts: [I + 1] int, where a picture's begin.
-        found, truth: [I + 1] int, where a picture's detections and instances begin.
+        values: float, for each image its [detections, instances], row by row.
+        starts: [I + 1] int, where an image's begin.
+        found, truth: [I + 1] int, where an image's detections and instances begin.
     """
 
     values: np.ndarray
@@ -92,7 +92,7 @@ class Overlaps:
     truth: np.ndarray
 
     def at(self, image, found, truth):
-        """IoU of detections and instances of a picture, given as arrays of one shape."""
+        """IoU of detections and instances of an image, given as arrays of one shape."""
         row, column = found - self.found[image], truth - self.truth[image]
         width = self.truth[image + 1] - self.truth[image]
         return self.values[self.starts[image] + row * width + column]
@@ -102,7 +102,7 @@ def make_views(truth, subsets=True):
     """The views of a data set: four of size, then those of the attributes it has.
 
     Args:
-        truth: `Truth`.
+        truth: `GroundTruth`.
         subsets: whether to make those of the attributes.
     """
     names: list[tuple[str, str]] = []
@@ -146,10 +146,10 @@ def compute_overlaps(truth, detections, kind):
 
 
 def match(truth, detections, kind, views, overlaps):
-    """Pairs the detections of each picture and class with its instances, best score first.
+    """Pairs the detections of each image and class with its instances, best score first.
 
     Args:
-        truth, detections: of the same pictures.
+        truth, detections: of the same images.
         kind: "bbox" or "segm", by which the size of detections goes.
         views: `Views` of the truth.
         overlaps: `compute_overlaps` of the kind.
@@ -171,7 +171,7 @@ def match(truth, detections, kind, views, overlaps):
     areas = _areas(detections, kind)[order][:, np.newaxis]
     far = (areas < views.areas[:, 0]) | (areas > views.areas[:, 1])
     codes[(codes == WRONG) & far[..., np.newaxis]] = IGNORED
-    # COCO ranks a class over all pictures by a stable sort of what is sorted within each.
+    # COCO ranks a class over all images by a stable sort of what is sorted within each.
     by_class = np.lexsort((-detections.scores[order], detections.classes[order]))
     order, rank = order[by_class], rank[by_class]
     return Matches(
@@ -223,8 +223,8 @@ def pair(pairing, image, key, order, rank, truth_key):
 
     Args:
         pairing: `Pairing`.
-        image: [N] int, picture of each detection.
-        key: [N] int, rising with the picture: detections and instances of one key are matched.
+        image: [N] int, image of each detection.
+        key: [N] int, rising with the image: detections and instances of one key are matched.
         order: positions of the detections sorted by key, then by descending score.
         rank: as long as order, position within the key.
         truth_key: [G] int.
@@ -301,7 +301,7 @@ class Accumulated:
 
     Attributes:
         precision: [T, R, K, A] the best precision at a recall or beyond.
-        recall: [T, K, A] with up to 100 detections of a class in a picture.
+        recall: [T, K, A] with up to 100 detections of a class in an image.
         recall_at: {1, 10, 100} -> [T, K] of all instances.
         instances: [K, A] int, how many there are to find.
     """
@@ -313,7 +313,7 @@ class Accumulated:
 
 
 def accumulate(matches):
-    """Precision and recall over the detections of all pictures.
+    """Precision and recall over the detections of all images.
 
     Returns:
         Accumulated.

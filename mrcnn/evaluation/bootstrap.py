@@ -1,10 +1,10 @@
-"""How far average precision would move with other pictures: the bootstrap over pictures.
+"""How far average precision would move with other images: the bootstrap over images.
 
-A resample draws as many pictures as there are, some twice, some not at all, and scores them by
-the matches that are known already. Two runs on the same pictures are given the same resamples,
-so that what makes a picture hard for both drops out of their difference.
+A resample draws as many images as there are, some twice, some not at all, and scores them by
+the matches that are known already. Two runs on the same images are given the same resamples,
+so that what makes an image hard for both drops out of their difference.
 
-I pictures, K classes, A views, T IoU thresholds, R resamples.
+I images, K classes, A views, T IoU thresholds, R resamples.
 """
 
 import io
@@ -29,7 +29,7 @@ _TRUTH = ("truth_image", "truth_classes", "truth_ignored")
 
 
 def draw_weights(images, resamples, seed):
-    """How often each picture is drawn.
+    """How often each image is drawn.
 
     Returns:
         [I, R] int32; each column adds up to `images`. The same for the same arguments.
@@ -170,7 +170,7 @@ def load_matches(path):
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"no {path}, which holds the matches of each picture; without it a difference has no "
+            f"no {path}, which holds the matches of each image; without it a difference has no "
             "interval. Give the metrics.json in the folder where model.py evaluate wrote it"
         )
     try:
@@ -190,11 +190,11 @@ def _matches(arrays, kind, images):
 
 
 def check_same_data(image_ids, matches, other_ids, other):
-    """Raises ValueError unless both runs were scored on the same pictures and instances."""
+    """Raises ValueError unless both runs were scored on the same images and instances."""
     if not np.array_equal(image_ids, other_ids):
         common = len(np.intersect1d(image_ids, other_ids))
         raise ValueError(
-            f"the runs were scored on other pictures: {len(image_ids)} here, {len(other_ids)} "
+            f"the runs were scored on other images: {len(image_ids)} here, {len(other_ids)} "
             f"there, {common} in both; score both with the same --split and --limit"
         )
     for kind in matches.keys() & other.keys():
@@ -202,6 +202,6 @@ def check_same_data(image_ids, matches, other_ids, other):
         same = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in _TRUTH)
         if not same or a.names != b.names or a.views != b.views:
             raise ValueError(
-                "the runs were scored on other annotations of the same pictures; convert the "
+                "the runs were scored on other annotations of the same images; convert the "
                 "data once, and score both with these annotations"
             )

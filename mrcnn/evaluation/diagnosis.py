@@ -1,6 +1,6 @@
 """Where a model goes wrong: what it confuses, where it is unsure, how its masks end.
 
-I pictures, G instances, N detections, K classes.
+I images, G instances, N detections, K classes.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mrcnn.evaluation.average_precision import IGNORED, RIGHT, Overlaps, Pairing
 
 MATCH_IOU = 0.5
 BINS = 15
-# Boundary IoU's band, as a share of the picture's diagonal (Cheng et al., 2103.16562).
+# Boundary IoU's band, as a share of the image's diagonal (Cheng et al., 2103.16562).
 BOUNDARY_SHARE = 0.02
 # Asked for whatever the counts: what the followed project's author took his model to mix up.
 WATCHED = (
@@ -138,7 +138,7 @@ def pair_any_class(truth, detections, overlaps: Overlaps, threshold):
     """Pairs detections with instances at IoU 0.5, whatever the classes; the best score first.
 
     Args:
-        truth, detections: of the same pictures.
+        truth, detections: of the same images.
         overlaps: of masks or boxes.
         threshold: the least score of the detections to look at.
 
@@ -213,8 +213,8 @@ def confused_pairs(counts, names, most=10):
 def boundary_quality(truth, detections, pairs):
     """Mask IoU and boundary IoU of the paired masks.
 
-    Boundary IoU is the IoU of the parts of both masks that lie within 2 % of the picture's
-    diagonal of their own outline; the picture's edge counts as outline.
+    Boundary IoU is the IoU of the parts of both masks that lie within 2 % of the image's
+    diagonal of their own outline; the image's edge counts as outline.
 
     Returns:
         {mask_iou, boundary_iou, pairs, per_class: {name: {the same}}}; None without pairs.
@@ -259,7 +259,7 @@ def _eroded(mask, radius):
 
 
 def picture_quality(truth, detections, pairs):
-    """How well each picture went: the panoptic quality over its instances.
+    """How well each image went: the panoptic quality over its instances.
 
     Returns:
         [I] float 0..1: the IoU summed over pairs of the right class, divided by their number

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, Detections, Truth, read_json
+from mrcnn.coco.ground_truth import ATTRIBUTES, Detections, GroundTruth, read_json
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.evaluation import bootstrap, diagnosis
 from mrcnn.evaluation.average_precision import (
@@ -27,7 +27,7 @@ from mrcnn.evaluation.average_precision import (
 
 FORMAT = 1
 FILE, MATCHES_FILE = "metrics.json", "matches.npz"
-# With fewer, all pictures agree by chance more often than one time in twenty (2 / 2**5).
+# With fewer, all images agree by chance more often than one time in twenty (2 / 2**5).
 LEAST_PICTURES = 6
 KIND_NAMES = {"bbox": "box", "segm": "mask"}
 # Mask R-CNN on the data set's released part, as its authors publish it.
@@ -59,7 +59,7 @@ PUBLISHED = {
 
 @dataclass
 class Evaluation:
-    """The metrics and what they were made from, for plots, pictures and comparisons.
+    """The metrics and what they were made from, for plots, images and comparisons.
 
     Attributes:
         metrics: the content of metrics.json.
@@ -69,7 +69,7 @@ class Evaluation:
         quality: [I] float of `diagnosis.picture_quality`.
     """
 
-    truth: Truth
+    truth: GroundTruth
     detections: Detections
     metrics: dict[str, Any]
     matches: dict[str, Matches]
@@ -89,7 +89,7 @@ class Options:
     """How to score.
 
     Attributes:
-        min_score: least score of what counts in the confusion matrix and the pictures; None
+        min_score: least score of what counts in the confusion matrix and the images; None
             takes the threshold of the best F1 of all classes.
         resamples: of the confidence intervals; 0 for none.
         seed: of the resamples.
@@ -106,7 +106,7 @@ def evaluate(truth, detections, options):
     """Scores results.
 
     Args:
-        truth: `Truth`. detections: `Detections` on it. options: `Options`.
+        truth: `GroundTruth`. detections: `Detections` on it. options: `Options`.
 
     Returns:
         Evaluation.
@@ -224,7 +224,7 @@ def _confusion(truth, pairs, kind):
 
 
 def _pictures(truth, quality, most=8):
-    """The worst and the best pictures, by quality; those without anything in them are no use."""
+    """The worst and the best images, by quality; those without anything in them are no use."""
     known = np.flatnonzero(~np.isnan(quality))
     garments = np.bincount(truth.image, minlength=len(truth.image_ids))[known]
     worst = known[np.lexsort((-garments, quality[known]))]
@@ -290,7 +290,7 @@ def compare(evaluation, other):
     """Adds the differences to an earlier run, as "compare" of the metrics.
 
     Args:
-        evaluation: `Evaluation`. other: `Other`, of the same pictures and annotations.
+        evaluation: `Evaluation`. other: `Other`, of the same images and annotations.
 
     Raises:
         ValueError: if it was scored on others.
@@ -315,7 +315,7 @@ def compare(evaluation, other):
 
 
 def _pictures_of(matches):
-    """How many pictures have something to find, by the keys of `bootstrap.headline_samples`."""
+    """How many images have something to find, by the keys of `bootstrap.headline_samples`."""
     image, classes = matches.truth_image, matches.truth_classes
     wanted = ~matches.truth_ignored
     counts: dict[tuple, int] = {}

@@ -1,12 +1,12 @@
-"""Scores of detections: matterport's AP of single pictures, and COCO's of a data set.
+"""Scores of detections: matterport's AP of single images, and COCO's of a data set.
 
-Letters used below: G ground truth instances and P predictions of one picture, H and W its rows
-and columns. A box is (y1, x1, y2, x2) in pixels of the picture, y2/x2 exclusive.
+Letters used below: G ground truth instances and P predictions of one image, H and W its rows
+and columns. A box is (y1, x1, y2, x2) in pixels of the image, y2/x2 exclusive.
 """
 
 import numpy as np
 
-from mrcnn.coco.ground_truth import read_results, read_truth
+from mrcnn.coco.ground_truth import read_ground_truth, read_results
 from mrcnn.core import boxes
 from mrcnn.core.boxes import compute_overlaps_masks, trim_zeros
 from mrcnn.evaluation.average_precision import (
@@ -77,7 +77,7 @@ def compute_ap(
     pred_masks,
     iou_threshold=0.5,
 ):
-    """Average precision of one picture (VOC's: the area under the precision-recall curve).
+    """Average precision of one image (VOC's: the area under the precision-recall curve).
 
     Args:
         as of `compute_matches`.
@@ -165,13 +165,13 @@ def coco_scores(annotations, results, kinds=("bbox", "segm"), image_ids=None):
 
     Args:
         annotations: path of a COCO json, its content, a loaded `pycocotools.coco.COCO`, or the
-            `Truth` that `coco_data.read_truth` made of it, which saves reading it each time.
+            `GroundTruth` that `coco_data.read_ground_truth` made of it, which saves reading it each time.
         results: list of dicts in COCO's result format: image_id, category_id, score, bbox
             [x, y, width, height] in pixels and segmentation (RLE or polygons). Of bbox and
             segmentation the missing one may be left out if kinds doesn't ask for it; a missing
             bbox is taken from the segmentation.
         kinds: of "bbox" and "segm", which to score.
-        image_ids: pictures to score, by default all of the annotations. Results of others are
+        image_ids: images to score, by default all of the annotations. Results of others are
             left out.
 
     Returns:
@@ -181,11 +181,11 @@ def coco_scores(annotations, results, kinds=("bbox", "segm"), image_ids=None):
         that of its mask for "segm", that of its box for "bbox".
 
     Raises:
-        ValueError: if a result, or image_ids, refers to a picture or category that the
+        ValueError: if a result, or image_ids, refers to an image or category that the
             annotations don't have, a kind is unknown, a score is no finite number, or a result
             lacks what a kind needs.
     """
-    truth = read_truth(annotations, image_ids)
+    truth = read_ground_truth(annotations, image_ids)
     detections = read_results(truth, results, masks="segm" in kinds)
     views = make_views(truth, subsets=False)
     scores = {}

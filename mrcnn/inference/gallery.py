@@ -1,6 +1,6 @@
 """The gallery of a run: index.html, one file to look through and compare, offline.
 
-Small overlays are embedded, so thousands of pictures show at once; overlay and picture at full
+Small overlays are embedded, so thousands of images show at once; overlay and image at full
 size are links relative to the output folder. Without these files the page shows what it has.
 """
 
@@ -15,8 +15,8 @@ from mrcnn.inference.tables import writable
 from mrcnn.render.drawing import color_for
 from mrcnn.render.html import render
 
-# Where the pictures' data go in the rendered page; they are written one by one, as thousands
-# of embedded pictures would be much memory.
+# Where the images' data go in the rendered page; they are written one by one, as thousands
+# of embedded images would be much memory.
 _PLACE = "[@pictures@]"
 
 

@@ -1,6 +1,6 @@
-"""Which files an input means, and the name that each picture's results get.
+"""Which files an input means, and the name that each image's results get.
 
-An input is a folder, a picture, a pattern such as "shots/*.jpg", or a text file of paths.
+An input is a folder, an image, a pattern such as "shots/*.jpg", or a text file of paths.
 """
 
 import codecs
@@ -17,7 +17,7 @@ from mrcnn.core.reading import SUFFIXES, is_picture, quiet_pillow
 # Folders and files of the output that aren't the input's; see `inference.run_pictures`.
 RESERVED = ("records", "masks", "cutouts")
 TABLES = ("results.json", "images.json", "results.csv", "failures.csv", "index.html")
-# What may be appended to a picture's name: an input's folder called so would lie in the way.
+# What may be appended to an image's name: an input's folder called so would lie in the way.
 _APPENDED = (".png", ".jpg", ".json")
 # File systems take 255 bytes; what is appended to a name, and to a temporary file's, fits too.
 MAX_NAME = 200
@@ -45,8 +45,8 @@ class Listing:
     """What an input holds.
 
     Attributes:
-        pictures: list of `Picture`, sorted by name.
-        passed_over: (name, reason) of each file that is no picture, neither by its ending nor
+        images: list of `Picture`, sorted by name.
+        passed_over: (name, reason) of each file that is no image, neither by its ending nor
             by its content, and of each link to a folder.
         failed: (name, reason) of each sub-folder that can't be read.
     """
@@ -57,10 +57,10 @@ class Listing:
 
 
 def list_pictures(source, recursive=False, same_case=False, leave_out=None):
-    """Lists the pictures of an input.
+    """Lists the images of an input.
 
-    From folders: files with a picture's ending (`reading.SUFFIXES`, in any case) or a
-    picture's content; also what only has such an ending, a directory or a link into the void,
+    From folders: files with an image's ending (`reading.SUFFIXES`, in any case) or a
+    image's content; also what only has such an ending, a directory or a link into the void,
     so that it is reported later. Hidden files (".name") are left out, links to folders aren't
     followed. Files that are named one by one, by a pattern or a list, are always taken.
 
@@ -71,13 +71,13 @@ def list_pictures(source, recursive=False, same_case=False, leave_out=None):
         same_case: two names that differ in case or in Unicode form only get different outputs,
             for file systems that don't tell them apart.
         leave_out: a folder whose files are not taken if it lies within the input, that of the
-            results: they would be pictures of the next run.
+            results: they would be images of the next run.
 
     Returns:
         `Listing`.
 
     Raises:
-        ValueError: if there is no such input or it holds no picture.
+        ValueError: if there is no such input or it holds no image.
     """
     text, path = os.fspath(source), Path(source)
     listing = Listing()
@@ -90,7 +90,7 @@ def list_pictures(source, recursive=False, same_case=False, leave_out=None):
         base = _common_folder(found)
     if not found and not listing.failed:
         raise ValueError(
-            f"found no pictures in {text!r}; give a folder that holds files with one of the "
+            f"found no images in {text!r}; give a folder that holds files with one of the "
             f"endings {', '.join(SUFFIXES)}"
             + ("" if recursive or not path.is_dir() else ", or add --recursive for sub-folders")
         )
@@ -140,7 +140,7 @@ def _of_folder(folder, recursive, listing, leave_out):
             if path.suffix.lower() in SUFFIXES or (path.is_file() and is_picture(path)):
                 found.append(path)
             else:
-                listing.passed_over.append((_relative(path, folder), "not a picture; passed over"))
+                listing.passed_over.append((_relative(path, folder), "not an image; passed over"))
         folders[:] = _to_enter(root, folders, folder, listing, leave_out) if recursive else []
     return found
 
@@ -177,7 +177,7 @@ def _named(text, path, recursive, leave_out):
     if glob.has_magic(text):
         return _matches(text, recursive, leave_out)
     raise ValueError(
-        f"input {text!r} does not exist; give a folder, a picture, a pattern in quotes or a "
+        f"input {text!r} does not exist; give a folder, an image, a pattern in quotes or a "
         ".txt file of paths"
     )
 
@@ -194,7 +194,7 @@ def _lines(path):
 
 
 def _matches(pattern, recursive, leave_out):
-    """Files that a pattern fits, and folders that are named like pictures but empty."""
+    """Files that a pattern fits, and folders that are named like images but empty."""
     top, results = _real(pattern_folder(pattern)), _real(leave_out)
     within = results is not None and results != top and results.startswith(os.path.join(top, ""))
     found = []
@@ -231,7 +231,7 @@ def _relative(path, base):
 
 
 def _with_outputs(names, same_case):
-    """Pictures with output names that no other has."""
+    """Images with output names that no other has."""
 
     def key(text):
         return unicodedata.normalize("NFC", text).casefold() if same_case else text
@@ -254,7 +254,7 @@ def _with_outputs(names, same_case):
 def _output_folders(names, key):
     """Folder of the input -> folder of the output with a "/" behind, "" for the top one.
 
-    What would lie where the run's own files or those of a picture go gets a "~".
+    What would lie where the run's own files or those of an image go gets a "~".
     """
     pictures = {key(name) for name in names}
     folders = {"": ""}

@@ -1,4 +1,4 @@
-"""Many pictures -> overlays, tables and a gallery, while reading, detecting and writing overlap.
+"""Many images -> overlays, tables and a gallery, while reading, detecting and writing overlap.
 
 The detector is passed in: a `predictor.Predictor`, or any object with its `class_names`,
 `batch_size`, `fingerprint`, `prepare`, `detect` and `finish`. This module needs no TensorFlow.
@@ -24,10 +24,10 @@ from mrcnn.inference.results import to_coco_results as to_coco_results  # from h
 from mrcnn.inference.tables import writable, write_failures, write_tables
 from mrcnn.inference.writers import FORMATS, Outputs, write_picture
 
-# Pixels of all pictures between their reading and the writing of their results. A larger
-# picture is processed alone.
+# Pixels of all images between their reading and the writing of their results. A larger
+# image is processed alone.
 PIXELS_AT_ONCE = 60_000_000
-# Pictures after which freed memory is returned to the system: seldom, as it takes some 10 ms to
+# Images after which freed memory is returned to the system: seldom, as it takes some 10 ms to
 # get it anew.
 GIVE_BACK_AFTER = 8
 
@@ -38,12 +38,12 @@ class Summary:
 
     Attributes:
         output_folder: where the files lie.
-        pictures: number of pictures found.
-        processed: number of pictures with results, those of earlier runs included.
+        images: number of images found.
+        processed: number of images with results, those of earlier runs included.
         resumed: how many of these were done before.
         detections: class name -> number of garments, in the order of the class ids.
-        failures: (file name, reason) of each picture that failed.
-        passed_over: (file name, reason) of each file that is no picture.
+        failures: (file name, reason) of each image that failed.
+        passed_over: (file name, reason) of each file that is no image.
         stopped: "" or what ended the run early.
     """
 
@@ -58,12 +58,12 @@ class Summary:
 
     @property
     def instances(self) -> int:
-        """Number of garments in all pictures."""
+        """Number of garments in all images."""
         return sum(self.detections.values())
 
     def __str__(self) -> str:
         lines = [f"  {count:>6} {name}" for name, count in self.detections.items() if count]
-        for rows, text in ((self.failures, "failed"), (self.passed_over, "are no pictures")):
+        for rows, text in ((self.failures, "failed"), (self.passed_over, "are no images")):
             if rows:
                 lines.append(f"{len(rows)} files {text} (see failures.csv):")
                 lines += [f"  {_one_line(name)}: {_one_line(why)}" for name, why in rows[:10]]
@@ -72,7 +72,7 @@ class Summary:
             lines.append(f"{_one_line(self.stopped)}; go on with --resume")
         before = f", {self.resumed} of them before" if self.resumed else ""
         lines.append(
-            f"{self.processed} of {self.pictures} pictures processed{before}, {self.instances} "
+            f"{self.processed} of {self.pictures} images processed{before}, {self.instances} "
             f"garments found; results are in {self.output_folder}"
         )
         return "\n".join(lines)
@@ -94,37 +94,37 @@ def run_pictures(
     max_pixels=MAX_PIXELS,
     progress=True,
 ):
-    """Detects in all pictures of an input and writes what `outputs` asks for.
+    """Detects in all images of an input and writes what `outputs` asks for.
 
-    Into `output_folder`, <name> being a picture's path within the input, such as street.jpg:
-        <name>.png: the picture with its garments drawn in.
+    Into `output_folder`, <name> being an image's path within the input, such as street.jpg:
+        <name>.png: the image with its garments drawn in.
         masks/<name>.classes.png, masks/<name>.instances.png: ids as grey values, with a palette.
         cutouts/<name>.<number>_<class>.png: each garment on a transparent ground.
         results.json, images.json: COCO's results form and what `loadRes` needs beside it.
-            image_id is a picture's position in the sorted list, from 1.
+            image_id is an image's position in the sorted list, from 1.
         results.csv: one line a garment. failures.csv: file and reason, always written.
         index.html: the gallery. records/: what --resume needs, see `records`.
-    A picture that can't be read, detected in or drawn is listed and doesn't stop the rest.
+    An image that can't be read, detected in or drawn is listed and doesn't stop the rest.
     Ctrl-C ends with the tables of what is done.
 
     Args:
         predictor: see the head of this module.
         source, recursive: see `listing.list_pictures`.
         output_folder: str or PathLike, not the input folder. If it lies within the input, its
-            files are no pictures of it.
+            files are no images of it.
         outputs: `writers.Outputs`, None for its defaults.
-        resume: keep the results of pictures that are complete, unchanged and of the same
+        resume: keep the results of images that are complete, unchanged and of the same
             settings.
         strict: stop at the first failure.
-        max_pixels: larger pictures fail.
+        max_pixels: larger images fail.
         progress: whether to show a progress bar and print the summary.
 
     Returns:
         `Summary`.
 
     Raises:
-        ValueError: if there are no pictures, the folders are the same, results would replace
-            pictures of the input or the names can't be.
+        ValueError: if there are no images, the folders are the same, results would replace
+            images of the input or the names can't be.
         OSError: if the output folder can't be written to.
     """
     outputs = outputs or Outputs()
@@ -169,7 +169,7 @@ def run_pictures(
 
 
 def list_inputs(source, output_folder, recursive=False):
-    """The pictures of an input, held against where their results would go.
+    """The images of an input, held against where their results would go.
 
     Args:
         source, output_folder, recursive: as of `run_pictures`. No folder is made.
@@ -178,7 +178,7 @@ def list_inputs(source, output_folder, recursive=False):
         `listing.Listing`.
 
     Raises:
-        ValueError: if there are no pictures, or results would get among or replace them.
+        ValueError: if there are no images, or results would get among or replace them.
     """
     folder = Path(output_folder)
     _check_folders(source, folder)
@@ -188,17 +188,17 @@ def list_inputs(source, output_folder, recursive=False):
 
 
 def _check_folders(source, folder):
-    """Refuses to write where the next run would take the results for pictures."""
+    """Refuses to write where the next run would take the results for images."""
     read_from = source if os.path.isdir(source) else pattern_folder(source)
     if read_from is not None and folder.is_dir() and folder.samefile(read_from):
         raise ValueError(
-            f"the pictures of {os.fspath(source)!r} lie in the output folder; choose another "
-            "output folder, as the results would be taken for pictures next time"
+            f"the images of {os.fspath(source)!r} lie in the output folder; choose another "
+            "output folder, as the results would be taken for images next time"
         )
 
 
 def _check_names(pictures, folder):
-    """Refuses overlays that would replace a picture of the input."""
+    """Refuses overlays that would replace an image of the input."""
     real = cache(os.path.realpath)
     inputs = {os.path.join(real(p.path.parent), p.path.name) for p in pictures}
     for picture in pictures:
@@ -207,7 +207,7 @@ def _check_names(pictures, folder):
             if os.path.join(real(overlay.parent), overlay.name) in inputs:
                 raise ValueError(
                     f"the overlay of {writable(picture.name)} would replace {overlay}, which is "
-                    "a picture of the input too; choose another output folder"
+                    "an image of the input too; choose another output folder"
                 )
 
 
@@ -243,7 +243,7 @@ class _Stop(Exception):
 
 @dataclass
 class _Job:
-    """A picture on its way. `pixels` is what its header says, 0 if it can't be read."""
+    """An image on its way. `pixels` is what its header says, 0 if it can't be read."""
 
     picture: Picture
     pixels: int
@@ -327,11 +327,11 @@ class _Pipeline:
             self._writing.append(job)
 
     def _detected(self, batch):
-        """Yields (job, raw); after an error each picture is tried alone."""
+        """Yields (job, raw); after an error each image is tried alone."""
         try:
             raws = self._predictor.detect([job.prepared for job in batch])
             if len(raws) != len(batch):
-                raise ValueError(f"detect() got {len(batch)} pictures, gave {len(raws)} results")
+                raise ValueError(f"detect() got {len(batch)} images, gave {len(raws)} results")
         except Exception as error:
             if len(batch) == 1:
                 self._fail(batch[0], error)

@@ -1,7 +1,7 @@
-"""What was found in each picture, kept in a file of its own until all are done.
+"""What was found in each image, kept in a file of its own until all are done.
 
-`records/<output>.json` appears when a picture's files are complete, so a run that is cut off
-loses no finished picture and can go on. In the end the tables are made of all records.
+`records/<output>.json` appears when an image's files are complete, so a run that is cut off
+loses no finished image and can go on. In the end the tables are made of all records.
 """
 
 import os
@@ -66,10 +66,10 @@ class Records:
         return self.folder / "records" / f"{picture.output}.json"
 
     def write(self, picture, source, content, save):
-        """Writes the record of a picture whose files are complete.
+        """Writes the record of an image whose files are complete.
 
         Args:
-            picture: `listing.Picture`.
+            image: `listing.Picture`.
             source: `source_state` of its file, taken before it was read.
             content: dict of `writers.write_picture`.
             save: kinds of output that were written.
@@ -87,7 +87,7 @@ class Records:
         write_atomically(path, orjson.dumps(record))
 
     def read(self, picture):
-        """The record of a picture as a dict, None without a sound one."""
+        """The record of an image as a dict, None without a sound one."""
         try:
             record = orjson.loads(self.path(picture).read_bytes())
         except (OSError, ValueError):
@@ -97,7 +97,7 @@ class Records:
         return record if is_sound else None
 
     def is_complete(self, picture, save):
-        """Whether a picture, as it lies there now, was done with these settings and outputs."""
+        """Whether an image, as it lies there now, was done with these settings and outputs."""
         record = self.read(picture)
         if record is None or record["settings"] != self.settings:
             return False
@@ -108,7 +108,7 @@ class Records:
         )
 
     def forget_changed(self, pictures):
-        """Discards the results of pictures that are no longer what they were, so that they aren't
+        """Discards the results of images that are no longer what they were, so that they aren't
         taken for theirs if this run ends before it gets there."""
         for picture in pictures:
             record = self.read(picture)
@@ -116,7 +116,7 @@ class Records:
                 self.discard(picture)
 
     def discard(self, picture):
-        """Removes what an earlier run wrote for a picture, its record first."""
+        """Removes what an earlier run wrote for an image, its record first."""
         record = self.read(picture)
         with suppress(OSError, ValueError):  # ValueError: no file can be called so
             self.path(picture).unlink()

@@ -1,11 +1,11 @@
-"""Masks fitted to the edges in the picture, by GrabCut (Rother et al., 2004) of OpenCV."""
+"""Masks fitted to the edges in the image, by GrabCut (Rother et al., 2004) of OpenCV."""
 
 import os
 import threading
 
 import numpy as np
 
-# Where the network is surer than this, its word stands; in between the picture decides.
+# Where the network is surer than this, its word stands; in between the image decides.
 SURE = 0.8
 SMALLEST = 8  # pixels; below, a box holds too little to learn colours from
 # Pixels of a side; larger boxes are cut at this size. Full size is slower and no better.
@@ -34,7 +34,7 @@ def refine_mask(image, probabilities):
     """A garment's mask, its edge moved to where the colours change.
 
     Args:
-        image: [h, w, 3] uint8 RGB, the picture within the garment's box.
+        image: [h, w, 3] uint8 RGB, the image within the garment's box.
         probabilities: [h, w] float in 0..1.
 
     Returns:

@@ -1,7 +1,7 @@
-"""What was found in a picture.
+"""What was found in an image.
 
-H, W: height and width of the picture, pixels. N: garments found. S: side of a raw mask (28).
-Boxes are (y1, x1, y2, x2), pixels of the picture, y2/x2 exclusive.
+H, W: height and width of the image, pixels. N: garments found. S: side of a raw mask (28).
+Boxes are (y1, x1, y2, x2), pixels of the image, y2/x2 exclusive.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,24 +14,24 @@ from mrcnn.core.classes import check_names
 from mrcnn.core.image import stretch_mask
 from mrcnn.inference.refine import refine_mask
 
-# Masks of a picture are kept once made, unless their boxes have more pixels than this.
+# Masks of an image are kept once made, unless their boxes have more pixels than this.
 KEPT_PIXELS = 32_000_000
 
 
 @dataclass
 class Result:
-    """The garments of one picture, best first.
+    """The garments of one image, best first.
 
-    Full-size masks are made when asked for, so a result of a huge picture stays small.
+    Full-size masks are made when asked for, so a result of a huge image stays small.
 
     Attributes:
-        image: [H, W, 3] uint8 RGB, the picture.
-        boxes: [N, (y1, x1, y2, x2)] int32, within the picture.
+        image: [H, W, 3] uint8 RGB, the image.
+        boxes: [N, (y1, x1, y2, x2)] int32, within the image.
         class_ids: [N] int32, 1 or more.
         scores: [N] float32, 0..1.
         raw_masks: [N, S, S] float32 in 0..1, each stretched over its box.
         class_names: by class id, background first.
-        refined: whether masks are fitted to the picture's edges (`refine.refine_mask`).
+        refined: whether masks are fitted to the image's edges (`refine.refine_mask`).
         exclusive: whether a pixel that several masks claim is left to the best score.
 
     Raises:
@@ -56,8 +56,8 @@ class Result:
         low, high = self.boxes[:, :2], self.boxes[:, 2:]
         if len(counts) > 1 or (low < 0).any() or (high > self.image.shape[:2]).any():
             raise ValueError(
-                f"got {sorted(counts)} boxes, ids, scores and masks for a picture of "
-                f"{self.image.shape[:2]} pixels; give as many of each, boxes within the picture"
+                f"got {sorted(counts)} boxes, ids, scores and masks for an image of "
+                f"{self.image.shape[:2]} pixels; give as many of each, boxes within the image"
             )
         wrong = [int(i) for i in self.class_ids if not 0 < i < len(self.class_names)]
         if wrong:
@@ -71,7 +71,7 @@ class Result:
 
     @property
     def size(self):
-        """(height, width) of the picture, pixels."""
+        """(height, width) of the image, pixels."""
         return self.image.shape[:2]
 
     @property
@@ -81,7 +81,7 @@ class Result:
 
     @property
     def masks(self):
-        """All masks at the picture's size: [H, W, N] bool, each [:, :, i] contiguous."""
+        """All masks at the image's size: [H, W, N] bool, each [:, :, i] contiguous."""
         planes = np.zeros((len(self), *self.size), bool)
         for plane, i in zip(planes, range(len(self)), strict=True):
             plane[self.window(i)] = self.crop(i)
@@ -93,7 +93,7 @@ class Result:
         return np.array([np.count_nonzero(self.crop(i)) for i in range(len(self))], np.int64)
 
     def window(self, i):
-        """The pair of slices that cuts garment i's box out of the picture."""
+        """The pair of slices that cuts garment i's box out of the image."""
         y1, x1, y2, x2 = (int(v) for v in self.boxes[i])
         return slice(y1, y2), slice(x1, x2)
 
@@ -163,7 +163,7 @@ def encode_crop(crop, box, size):
     Args:
         crop: [h, w] bool.
         box: (y1, x1, y2, x2) of the crop, pixels.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
 
     Returns:
         dict: "size" [H, W] and "counts" str, as pycocotools makes them of the whole mask; but
@@ -210,11 +210,11 @@ def without_overlaps(result, threshold=0.5):
 
 
 def to_coco_results(image_id, result, category_ids=None):
-    """One picture's detections in COCO's results form.
+    """One image's detections in COCO's results form.
 
     Args:
         image_id: int.
-        result: dict of one picture, as `MaskRCNN.detect` returns it.
+        result: dict of one image, as `MaskRCNN.detect` returns it.
         category_ids: COCO category id for each class id (index 0, the background, is not
             used); None where they are the same.
 

@@ -25,7 +25,7 @@ def writable(text):
 
 
 def write_tables(folder, entries, class_names, save):
-    """Makes the tables of the pictures that were done.
+    """Makes the tables of the images that were done.
 
     Args:
         folder: Path.
@@ -34,7 +34,7 @@ def write_tables(folder, entries, class_names, save):
         save: kinds of output: "json" gives results.json and images.json, "csv" results.csv.
 
     Returns:
-        number of pictures, and a Counter of garments by class id.
+        number of images, and a Counter of garments by class id.
     """
     counts: Counter[int] = Counter()
     pictures = 0

@@ -1,4 +1,4 @@
-"""The files of one picture: overlay, label pictures, cut-outs, and the record of it all."""
+"""The files of one image: overlay, label images, cut-outs, and the record of it all."""
 
 import io
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Outputs:
 
 
 def write_picture(result, output, folder, outputs):
-    """Writes the files of one picture.
+    """Writes the files of one image.
 
     Args:
         result: `results.Result`.
@@ -62,7 +62,7 @@ def write_picture(result, output, folder, outputs):
 
     Returns:
         dict: "files", relative to the folder; "thumbnail", a data: address or None; "width"
-        and "height" of the picture; "instances", the garments in COCO's results form without
+        and "height" of the image; "instances", the garments in COCO's results form without
         image_id, with "area" in pixels and "color", a name.
     """
     files: dict[str, bytes] = {}
@@ -114,10 +114,10 @@ def _instances(result):
 
 
 def label_pictures(result):
-    """Pictures whose pixels are ids, with a palette to look at; best score on top.
+    """Images whose pixels are ids, with a palette to look at; best score on top.
 
     Returns:
-        PIL pictures of class ids and of instance ids (1 for the best score), 0 where there is
+        PIL images of class ids and of instance ids (1 for the best score), 0 where there is
         no garment.
 
     Raises:
@@ -125,7 +125,7 @@ def label_pictures(result):
     """
     highest = max(len(result), len(result.class_names) - 1)
     if highest > 255:
-        raise ValueError(f"label pictures hold ids up to 255, not {highest}; save no masks")
+        raise ValueError(f"label images hold ids up to 255, not {highest}; save no masks")
     classes, instances = np.zeros((2, *result.size), np.uint8)
     for i in np.argsort(result.scores, kind="stable"):
         crop, window = result.crop(i), result.window(i)
@@ -142,10 +142,10 @@ def _with_palette(ids):
 
 
 def cutout(result, i, pad=0):
-    """Garment i on a transparent ground: PIL picture of mode RGBA.
+    """Garment i on a transparent ground: PIL image of mode RGBA.
 
     Args:
-        pad: pixels kept around its box, as far as the picture goes.
+        pad: pixels kept around its box, as far as the image goes.
     """
     y1, x1, y2, x2 = (int(v) for v in result.boxes[i])
     height, width = result.size

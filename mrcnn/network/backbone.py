@@ -147,7 +147,7 @@ def conv_block(
 
 
 def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):
-    """MobileNetV2 (arXiv:1801.04381), alpha 1, on pictures of which 127.5 was subtracted.
+    """MobileNetV2 (arXiv:1801.04381), alpha 1, on images of which 127.5 was subtracted.
 
     The graph and its layer names are keras.applications' own; its convolutions and batch norms
     are exchanged for those of `mrcnn.network.layers`, which have the same weights.

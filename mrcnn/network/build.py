@@ -48,9 +48,9 @@ class Network(keras.Model):
 
 
 class NormBoxes(KL.Layer):
-    """Boxes [B, N, 4] in pixels of the molded picture -> normalised.
+    """Boxes [B, N, 4] in pixels of the molded image -> normalised.
 
-    Inputs: boxes of any numeric dtype, the picture [B, H, W, channels].
+    Inputs: boxes of any numeric dtype, the image [B, H, W, channels].
     """
 
     def call(self, inputs):
@@ -62,7 +62,7 @@ class NormBoxes(KL.Layer):
 
 
 class AnchorGrid(KL.Layer):
-    """The anchors of a picture [B, H, W, channels]: [1, A, (y1, x1, y2, x2)] normalised.
+    """The anchors of an image [B, H, W, channels]: [1, A, (y1, x1, y2, x2)] normalised.
 
     Args:
         scales, ratios, strides, anchor_stride: as in `Config`.
@@ -79,7 +79,7 @@ class AnchorGrid(KL.Layer):
         side = tuple(image.shape[1:3])
         if None in side:
             raise ValueError(
-                "the training model got pictures of unknown size; trace it for a fixed shape"
+                "the training model got images of unknown size; trace it for a fixed shape"
             )
         shapes = self.shapes(side) if self.shapes else np_boxes.backbone_shapes(side, self.strides)
         anchors = np_boxes.generate_pyramid_anchors(
@@ -301,7 +301,7 @@ def _finish(inputs, outputs):
 
 
 def image_anchors(config, image_shape):
-    """Anchors of a molded picture.
+    """Anchors of a molded image.
 
     Args:
         config: `Config`.
@@ -321,7 +321,7 @@ def image_anchors(config, image_shape):
 
 
 def compute_backbone_shapes(config, image_shape):
-    """Sizes of P2..P6 for a picture of image_shape: int array [levels, (height, width)]."""
+    """Sizes of P2..P6 for an image of image_shape: int array [levels, (height, width)]."""
     if callable(config.BACKBONE):
         return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
     return np_boxes.backbone_shapes(image_shape, config.BACKBONE_STRIDES)

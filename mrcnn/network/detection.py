@@ -1,7 +1,7 @@
-"""From pictures to the network and from its output back to pictures.
+"""From images to the network and from its output back to images.
 
-Letters used below: B batch, H, W rows and columns of a picture, h, w of the molded picture, D
-detections kept at most, N detections of a picture, S side of a mask (28).
+Letters used below: B batch, H, W rows and columns of an image, h, w of the molded image, D
+detections kept at most, N detections of an image, S side of a mask (28).
 """
 
 import keras
@@ -18,7 +18,7 @@ PYRAMID = ("fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5")
 class DetectionGraph:
     """Runs a model of `network.build_inference_model`; the mask head on real detections only.
 
-    The model itself computes all D masks in all classes, which a picture with two garments has
+    The model itself computes all D masks in all classes, which an image with two garments has
     no use for. Stays traced for each input shape; weights are read anew at each call, but for
     layers that are frozen (`layers.freeze`).
 
@@ -39,7 +39,7 @@ class DetectionGraph:
         self.traces = 0
 
     def __call__(self, molded, metas, anchors):
-        """Detects in molded pictures.
+        """Detects in molded images.
 
         Args:
             molded: [B, h, w, channels], mean subtracted.
@@ -49,7 +49,7 @@ class DetectionGraph:
         Returns:
             detections [B, D, (y1, x1, y2, x2, class id, score)] float32, normalised, best first,
             zero-padded; of each the mask of its own class, [B, n, S, S] float32 in 0..1, n
-            being the most detections of a picture in the batch, at least 1; and, if there is
+            being the most detections of an image in the batch, at least 1; and, if there is
             a `describe`, what it made of them.
         """
         inputs = [np.asarray(x, np.float32) for x in (molded, metas, anchors[None])]
@@ -72,15 +72,15 @@ class DetectionGraph:
 
 
 def mold(images, config):
-    """Resizes, pads and normalises pictures.
+    """Resizes, pads and normalises images.
 
     Args:
-        images: list of B pictures [H, W, channels] uint8.
+        images: list of B images [H, W, channels] uint8.
         config: `Config`.
 
     Returns:
-        molded pictures [B, h, w, channels] float32, metas [B, M] float64 and windows
-        [B, (y1, x1, y2, x2)] int, pixels of the molded pictures.
+        molded images [B, h, w, channels] float32, metas [B, M] float64 and windows
+        [B, (y1, x1, y2, x2)] int, pixels of the molded images.
 
     Raises:
         ValueError: as `MaskRCNN.mold_inputs`.
@@ -90,7 +90,7 @@ def mold(images, config):
         picture = np.asarray(picture)
         if picture.ndim != 3 or picture.shape[2] != config.IMAGE_CHANNEL_COUNT:
             raise ValueError(
-                f"got a picture of shape {picture.shape}; give "
+                f"got an image of shape {picture.shape}; give "
                 f"(height, width, {config.IMAGE_CHANNEL_COUNT})"
             )
         resized, window, scale, _, _ = resize_image(
@@ -111,23 +111,23 @@ def mold(images, config):
     shapes = {m.shape for m in molded}
     if len(shapes) > 1:
         raise ValueError(
-            f"the pictures of a batch become {sorted(shapes)}; they must have one shape: use "
+            f"the images of a batch become {sorted(shapes)}; they must have one shape: use "
             "IMAGE_RESIZE_MODE = 'square' or IMAGES_PER_GPU = 1"
         )
     return np.stack(molded), np.stack(metas), np.stack(windows)
 
 
 def unmold_boxes(detections, original_shape, molded_shape, window):
-    """The network's detections of one picture -> boxes in that picture.
+    """The network's detections of one image -> boxes in that image.
 
     Args:
         detections: [D, (y1, x1, y2, x2, class id, score)], normalised, zero-padded.
-        original_shape: (H, W, ...) of the picture.
-        molded_shape: (h, w, ...) of the molded picture.
-        window: (y1, x1, y2, x2) of the picture within the molded one, pixels.
+        original_shape: (H, W, ...) of the image.
+        molded_shape: (h, w, ...) of the molded image.
+        window: (y1, x1, y2, x2) of the image within the molded one, pixels.
 
     Returns:
-        boxes [N, (y1, x1, y2, x2)] int32 pixels of the picture, class_ids [N] int32, scores
+        boxes [N, (y1, x1, y2, x2)] int32 pixels of the image, class_ids [N] int32, scores
         [N] float32, and the rows of `detections` that they come from, [N] int. Boxes without
         area are left out.
     """
@@ -144,7 +144,7 @@ def unmold_boxes(detections, original_shape, molded_shape, window):
 
 
 def unmold(detections, masks, original_shape, molded_shape, window):
-    """Network output of one picture -> what `MaskRCNN.detect` returns for it.
+    """Network output of one image -> what `MaskRCNN.detect` returns for it.
 
     Args:
         detections, original_shape, molded_shape, window: as of `unmold_boxes`.

@@ -173,12 +173,12 @@ class DetectionLayer(KL.Layer):
     def call(self, inputs):
         rois, probs, deltas, meta = inputs
         parts = parse_image_meta_graph(meta)
-        # Every picture of a batch has the molded shape of the first.
+        # Every image of a batch has the molded shape of the first.
         windows = norm_boxes_graph(parts["window"], parts["image_shape"][0, :2])
         return map_batch(self.refine, [rois, probs, deltas, windows])
 
     def refine(self, rois, probs, deltas, window):
-        """One picture's detections, [D, 6]; window: [(y1, x1, y2, x2)] of the real picture."""
+        """One image's detections, [D, 6]; window: [(y1, x1, y2, x2)] of the real image."""
         rows, class_ids = self._candidates(probs)
         scores = tf.gather_nd(probs, tf.stack([rows, class_ids], axis=1))
         deltas = tf.gather_nd(deltas, tf.stack([rows, class_ids], axis=1)) * self.bbox_std_dev
@@ -222,7 +222,7 @@ class DetectionLayer(KL.Layer):
 
 
 def refine_detections_graph(rois, probs, deltas, window, config):
-    """`DetectionLayer` for one picture, in matterport's signature."""
+    """`DetectionLayer` for one image, in matterport's signature."""
     return DetectionLayer(config).refine(rois, probs, deltas, window)
 
 
@@ -231,8 +231,8 @@ def mrcnn_class_loss_graph(
 ):
     """Cross-entropy of the class head.
 
-    RoIs whose predicted class isn't among the picture's active classes (those of its data
-    source) don't count; the batch's first picture decides. Zero-padded RoIs count as
+    RoIs whose predicted class isn't among the image's active classes (those of its data
+    source) don't count; the batch's first image decides. Zero-padded RoIs count as
     background.
 
     Args:

@@ -101,16 +101,16 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 class KeyedRandom:
-    """A layer's random numbers, which may be tied to the pictures of a batch."""
+    """A layer's random numbers, which may be tied to the images of a batch."""
 
     seed: int | None = None
     _keys: Any = None
 
     @contextmanager
     def keyed(self, seed, keys):
-        """Within it, each picture's numbers follow from the seed and its key alone.
+        """Within it, each image's numbers follow from the seed and its key alone.
 
-        Then they depend neither on earlier calls nor on the other pictures of the batch.
+        Then they depend neither on earlier calls nor on the other images of the batch.
 
         Args:
             seed: int.

@@ -73,8 +73,8 @@ def roi_levels(boxes, image_shape, count=4):
 
     Args:
         boxes: [..., (y1, x1, y2, x2)] normalised.
-        image_shape: (height, width, channels) of the molded picture; the original measures
-            the whole batch by its first picture.
+        image_shape: (height, width, channels) of the molded image; the original measures
+            the whole batch by its first image.
         count: number of levels, from P2 upwards.
 
     Returns:
@@ -92,7 +92,7 @@ def roi_levels(boxes, image_shape, count=4):
 
 def _flatten_maps(maps):
     """Maps [B, H, W, C] -> one table [B * rows, C], and the first row of each level
-    [levels + 1], the last being the number of rows a picture."""
+    [levels + 1], the last being the number of rows an image."""
     batch, channels = tf.shape(maps[0])[0], maps[0].shape[-1]
     flat = [tf.reshape(m, [batch, -1, channels]) for m in maps]
     starts = tf.cumsum([0] + [tf.shape(f)[1] for f in flat])
@@ -172,7 +172,7 @@ class DetectionTargetLayer(KeyedRandom, KL.Layer):
     that ratio. Positives come first, then negatives, then zero padding.
 
     Inputs: proposals [B, P, 4] and gt_boxes [B, G, 4], normalised and zero-padded;
-    gt_class_ids [B, G] int (negative: crowd), gt_masks [B, h, w, G] bool: of the whole picture,
+    gt_class_ids [B, G] int (negative: crowd), gt_masks [B, h, w, G] bool: of the whole image,
     or mini masks. Order: [proposals, gt_class_ids, gt_boxes, gt_masks].
     Outputs: rois [B, T, 4], class ids [B, T] int32, deltas [B, T, 4] (divided by BBOX_STD_DEV),
     masks [B, T, *MASK_SHAPE] float32 of 0 and 1, with T = TRAIN_ROIS_PER_IMAGE.
@@ -310,5 +310,5 @@ class DetectionTargetLayer(KeyedRandom, KL.Layer):
 
 
 def max_positive_rois(train_rois, positive_ratio):
-    """How many of a picture's training RoIs may hold objects (66 of 200 at 0.33)."""
+    """How many of an image's training RoIs may hold objects (66 of 200 at 0.33)."""
     return int(train_rois * positive_ratio)

@@ -99,7 +99,7 @@ class ProposalLayer(KL.Layer):
         scores = probs[:, :, 1]
         limit = tf.minimum(self.pre_nms_limit, tf.shape(anchors)[1])
         scores, order = tf.math.top_k(scores, limit)
-        # An anchor grid of one picture may stand for the whole batch.
+        # An anchor grid of one image may stand for the whole batch.
         anchors = tf.broadcast_to(anchors, tf.shape(deltas))
         anchors = tf.gather(anchors, order, batch_dims=1)
         deltas = tf.gather(deltas, order, batch_dims=1) * self.bbox_std_dev
@@ -132,7 +132,7 @@ def _repeat_empty(boxes):
     """Boxes [N, 4] as the original's NMS gives them where one has no area.
 
     That NMS drops a box that it has taken by its overlap with itself. A box without area (an
-    anchor moved out of the picture) has none, so it is taken again until the output is full.
+    anchor moved out of the image) has none, so it is taken again until the output is full.
     """
     count = boxes.shape[0]
     is_box = tf.reduce_any(tf.not_equal(boxes, 0), axis=-1)
@@ -162,7 +162,7 @@ def rpn_bbox_loss_graph(config, target_bbox, rpn_match, rpn_bbox):
 
     Args:
         config: unused; in matterport's signature.
-        target_bbox: [B, T, 4], row i of a picture belongs to its i-th positive anchor.
+        target_bbox: [B, T, 4], row i of an image belongs to its i-th positive anchor.
         rpn_match: [B, A, 1] int: 1 object, -1 background, 0 left out.
         rpn_bbox: [B, A, 4] float32.
 

@@ -73,7 +73,7 @@ def norm_boxes_graph(boxes, shape):
 
     Args:
         boxes: [..., (y1, x1, y2, x2)], any numeric dtype.
-        shape: [(height, width)] of the picture, any numeric dtype.
+        shape: [(height, width)] of the image, any numeric dtype.
     """
     scale = tf.tile(tf.cast(shape, tf.float32), [2]) - 1.0
     shift = tf.constant([0.0, 0.0, 1.0, 1.0])
@@ -130,7 +130,7 @@ def batch_pack_graph(x, counts, num_rows):
 
 
 def batch_slice(inputs, graph_fn, batch_size, names=None):
-    """Runs a function for one picture on each picture of a batch and stacks the results.
+    """Runs a function for one image on each image of a batch and stacks the results.
 
     Args:
         inputs: tensor or list of tensors with a first dimension B.
@@ -183,7 +183,7 @@ def parse_image_meta_graph(meta):
 
     Returns:
         dict: image_id [B], original_image_shape [B, (h, w, c)], image_shape [B, (h, w, c)] of
-        the molded picture, window [B, (y1, x1, y2, x2)] pixels, scale [B],
+        the molded image, window [B, (y1, x1, y2, x2)] pixels, scale [B],
         active_class_ids [B, NUM_CLASSES].
     """
     return {

@@ -1,7 +1,7 @@
-"""Instances drawn into pictures: arrays in, arrays out, without matplotlib.
+"""Instances drawn into images: arrays in, arrays out, without matplotlib.
 
-H, W: height and width of the picture in pixels. N: number of instances.
-Boxes are [N, (y1, x1, y2, x2)], pixels of the picture, y2 and x2 exclusive; masks are
+H, W: height and width of the image in pixels. N: number of instances.
+Boxes are [N, (y1, x1, y2, x2)], pixels of the image, y2 and x2 exclusive; masks are
 [H, W, N] bool. Colours are (red, green, blue): 0..255 where arrays are drawn (`color_for`,
 `draw_instances`, `draw_box`), 0..1 in the matterport family that matplotlib shows.
 """
@@ -39,7 +39,7 @@ FILL_ALPHA = 0.35
 
 
 def color_for(class_id):
-    """The colour of a class: the same in each run, whatever else is in the picture.
+    """The colour of a class: the same in each run, whatever else is in the image.
 
     Args:
         class_id: int, 0 or more.
@@ -84,10 +84,10 @@ def label_text(class_id, class_names, score=None):
 
 
 def draw_instances(image, boxes, masks, class_ids, class_names, scores=None):
-    """Draws instances over a picture: a light fill, the mask's outline, box and label.
+    """Draws instances over an image: a light fill, the mask's outline, box and label.
 
     Masks are drawn inside their boxes only. Larger instances lie below smaller ones, labels
-    on top; line width and font size follow the picture's size.
+    on top; line width and font size follow the image's size.
 
     Args:
         image: [H, W, 3] uint8.
@@ -124,13 +124,13 @@ def draw_instances(image, boxes, masks, class_ids, class_names, scores=None):
 
 
 def draw_shapes(result):
-    """A picture with fills, outlines and boxes of its garments, as yet without labels.
+    """An image with fills, outlines and boxes of its garments, as yet without labels.
 
     Args:
         result: `results.Result`; its masks at full size are not needed.
 
     Returns:
-        PIL picture of mode RGB.
+        PIL image of mode RGB.
     """
     canvas = Image.fromarray(np.ascontiguousarray(result.image))
     _draw(canvas, result.boxes, result.crop, class_colors(result.class_ids))
@@ -189,7 +189,7 @@ def checked_boxes(image, boxes, masks, **others):
         raise ValueError(f"got boxes of shape {boxes.shape}; pass finite [N, (y1, x1, y2, x2)]")
     if masks is not None and masks.shape != (*image.shape[:2], len(boxes)):
         raise ValueError(
-            f"got masks of shape {masks.shape} for {len(boxes)} boxes on a picture of "
+            f"got masks of shape {masks.shape} for {len(boxes)} boxes on an image of "
             f"{image.shape[0]} x {image.shape[1]}; pass [H, W, N]"
         )
     for name, values in others.items():
@@ -206,7 +206,7 @@ def label_texts(class_ids, class_names, scores):
 
 
 def whole_boxes(boxes, image_shape):
-    """Boxes grown to whole pixels and cut to the picture; [N, 4] int."""
+    """Boxes grown to whole pixels and cut to the image; [N, 4] int."""
     height, width = image_shape[:2]
     low, high = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
     return np.clip(np.hstack([low, high]), 0, [height, width, height, width]).astype(int)
@@ -234,7 +234,7 @@ def _paste_labels(canvas, labels):
         if not text:
             continue
         tile = _label_tile(text, font, color)
-        # A name that is wider than a tiny picture gets small, not cut.
+        # A name that is wider than a tiny image gets small, not cut.
         tile.thumbnail(canvas.size)
         spots = _label_spots(box, tile.size, canvas.size)
         spot = next((s for s in spots if not any(_overlap(s, t) for t in taken)), spots[0])
@@ -260,7 +260,7 @@ def _label_tile(text, font, color):
 
 
 def _label_spots(box, tile_size, canvas_size):
-    """Places (x1, y1, x2, y2) for a label, best first, all inside the picture."""
+    """Places (x1, y1, x2, y2) for a label, best first, all inside the image."""
     y1, x1, y2, x2 = map(int, box)
     width, height = tile_size
     corners = ((x1, y1 - height), (x1, y1), (x2 - width, y1), (x1, y2), (x1, y2 - height))
@@ -298,7 +298,7 @@ def apply_mask(image, mask, color, alpha=0.5):
         image: [H, W, 3], values 0..255, changed in place.
         mask: [H, W] bool or 0/1.
         color: three floats 0..1.
-        alpha: 0 leaves the picture, 1 paints over it.
+        alpha: 0 leaves the image, 1 paints over it.
     """
     mask = np.asarray(mask).astype(bool)
     tinted = image[mask] * (1 - alpha) + alpha * 255 * np.asarray(color)

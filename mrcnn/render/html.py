@@ -39,7 +39,7 @@ def render(template, **values):
 
 
 def image_uri(image, longest=None, quality=85):
-    """A picture as a data: address, so that the page needs no second file.
+    """An image as a data: address, so that the page needs no second file.
 
     Args:
         image: uint8 [H, W, 3] RGB.

@@ -1,9 +1,9 @@
-"""A COCO instance-segmentation file to look at: counts, and pictures with their truth drawn.
+"""A COCO instance-segmentation file to look at: counts, and images with their truth drawn.
 
 `inspect_coco` writes a page, a contact sheet and the counts of `mrcnn/coco/statistics.py`, for
 DeepFashion2's form or any other.
 
-Boxes are [x, y, w, h], pixels of the picture as stored.
+Boxes are [x, y, w, h], pixels of the image as stored.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from mrcnn.core.image import read_image
 from mrcnn.render.drawing import color_for, draw_instances
 from mrcnn.render.html import image_uri, render
 
-TILE = (320, 440)  # of the contact sheet: width and height in pixels that pictures must fit
+TILE = (320, 440)  # of the contact sheet: width and height in pixels that images must fit
 SHEET_COLUMNS = 6
 TERMINAL_CLASSES = 40
 MOST_BARS = 20
@@ -29,11 +29,11 @@ MOST_FAILURES = 20
 
 @dataclass
 class Sheet:
-    """Pictures with their ground truth drawn.
+    """Images with their ground truth drawn.
 
     Attributes:
-        tiles: (index of the picture, [H, W, 3] uint8), sides up to `TILE`.
-        failed: (file name, reason) of pictures that could not be drawn.
+        tiles: (index of the image, [H, W, 3] uint8), sides up to `TILE`.
+        failed: (file name, reason) of images that could not be drawn.
         classes: indices of the categories that the tiles show.
     """
 
@@ -47,17 +47,17 @@ def inspect_coco(annotation_path, folders, output_folder, title, limit=None, cou
 
     Args:
         annotation_path: str or Path of the COCO file; its annotations may be missing.
-        folders: where to look for the pictures; the first that has some counts.
+        folders: where to look for the images; the first that has some counts.
         output_folder: made if needed. The page needs none of the other files.
         title: what the page is called, such as the name of the split.
-        limit: int, look at the first pictures by id only; None for all.
-        count: int, pictures on the contact sheet.
+        limit: int, look at the first images by id only; None for all.
+        count: int, images on the contact sheet.
         seed: of their choice.
 
     Returns:
         What `statistics` does, with more keys: annotation_file, picture_folder (None if no
-        folder has the pictures), searched_folders, output_folder, limit, and sheet: seed,
-        pictures (file names), failed (file, reason), classes_not_shown (names).
+        folder has the images), searched_folders, output_folder, limit, and sheet: seed,
+        images (file names), failed (file, reason), classes_not_shown (names).
 
     Raises:
         ValueError: if the file is no COCO instances file.
@@ -93,7 +93,7 @@ def _text(path):
 
 
 def _has_pictures(folder, truth):
-    """Whether the folder has one of the first pictures; one may be missing, not all of them."""
+    """Whether the folder has one of the first images; one may be missing, not all of them."""
     return any((Path(folder) / p.file_name).is_file() for p in truth.pictures[:10])
 
 
@@ -109,11 +109,11 @@ def _write(output_folder, truth, found, sheet, title):
         with replacing(path) as temporary:
             montage([tile for _, tile in sheet.tiles], captions).save(temporary, "PNG")
     else:
-        path.unlink(missing_ok=True)  # one of an earlier run would show other pictures
+        path.unlink(missing_ok=True)  # one of an earlier run would show other images
 
 
 def likely_folders(annotation_path, name, data):
-    """Where the pictures of a COCO file mostly lie, as seen from the file.
+    """Where the images of a COCO file mostly lie, as seen from the file.
 
     Args:
         annotation_path: Path of the COCO file.
@@ -137,7 +137,7 @@ def summary(found):
     """What `inspect_coco` found, as lines for the terminal."""
     crowds = f", {found['crowds']:,} crowds" if found["crowds"] else ""
     lines = [
-        f"{found['annotation_file']}: {found['pictures']:,} pictures, "
+        f"{found['annotation_file']}: {found['pictures']:,} images, "
         f"{found['pictures_without_instances']:,} of them without an instance; "
         f"{found['instances']:,} instances{crowds}",
         f"{'id':>6}  {'class':24}{'instances':>10}{'share':>8}{'pictures':>10}",
@@ -165,14 +165,14 @@ def _words_shown(name, counts):
 def _sheet_lines(found):
     sheet, output_folder = found["sheet"], Path(found["output_folder"])
     if found["picture_folder"] is None:
-        yield "no pictures found; give their folder with --images. Searched:"
+        yield "no images found; give their folder with --images. Searched:"
         yield from (f"  {folder}" for folder in found["searched_folders"])
     if sheet["failed"]:
         last = ", no more were tried" if len(sheet["failed"]) == MOST_FAILURES else ""
-        yield f"{len(sheet['failed'])} pictures could not be drawn{last}:"
+        yield f"{len(sheet['failed'])} images could not be drawn{last}:"
         yield from (f"  {entry['reason']}" for entry in sheet["failed"])
     count = len(sheet["pictures"])
-    drawn = f", contact_sheet.png ({count} pictures)" if count else ""
+    drawn = f", contact_sheet.png ({count} images)" if count else ""
     yield f"written: {output_folder / 'index.html'}, statistics.json{drawn}"
 
 
@@ -218,13 +218,13 @@ def _charts(found):
     percent = share | {"edges": [100 * e for e in share["edges"]]}
     cocos = "COCO's sizes: {small:,} small, {medium:,} medium, {large:,} large".format(**areas)
     return [
-        _whole_numbers("Instances per picture", found["instances_per_picture"]),
+        _whole_numbers("Instances per image", found["instances_per_picture"]),
         _whole_numbers("Polygons per instance", found["polygons_per_instance"]),
         _ranges("Box width", "pixels", boxes["width"]),
         _ranges("Box height", "pixels", boxes["height"]),
         _ranges("Box width : height", "below 1 tall, above 1 wide", boxes["aspect"]),
         _ranges("Mask area", f"as the side of a square in pixels. {cocos}", sides),
-        _ranges("Mask area in the picture", "percent of the picture", percent),
+        _ranges("Mask area in the image", "percent of the image", percent),
     ]
 
 
@@ -251,18 +251,18 @@ def _whole_numbers(title, occurrences):
 
 
 def contact_sheet(truth, folder, count, seed=0):
-    """Draws pictures so that each class appears if `count` allows, the rarest classes first.
+    """Draws images so that each class appears if `count` allows, the rarest classes first.
 
-    A picture that can't be read is noted and another one taken, but not without end.
+    An image that can't be read is noted and another one taken, but not without end.
 
     Args:
         truth: a `Truth`.
-        folder: of the pictures.
-        count: int, pictures wanted.
-        seed: of the choice; the same seed chooses the same pictures.
+        folder: of the images.
+        count: int, images wanted.
+        seed: of the choice; the same seed chooses the same images.
 
     Returns:
-        `Sheet`; no tiles if there are no pictures.
+        `Sheet`; no tiles if there are no images.
     """
     by_picture: dict[int, list[int]] = {}
     for i, (picture, _) in enumerate(truth.places):
@@ -285,7 +285,7 @@ def contact_sheet(truth, folder, count, seed=0):
 
 
 def _candidates(truth, by_picture, rng):
-    """(picture, class it is wanted for): some of each class, rare ones first; then any."""
+    """(image, class it is wanted for): some of each class, rare ones first; then any."""
     by_class: dict[int, list[int]] = {}
     pairs = zip(truth.places, truth.annotations, strict=True)
     for picture, category in dict.fromkeys(place for place, a in pairs if not a.iscrowd):
@@ -300,7 +300,7 @@ def _candidates(truth, by_picture, rng):
 
 
 def _draw(truth, folder, index, rows):
-    """A picture, shrunk to fit `TILE`, with the annotations of `rows`: [H, W, 3] uint8."""
+    """An image, shrunk to fit `TILE`, with the annotations of `rows`: [H, W, 3] uint8."""
     from pycocotools import mask as coco_mask
 
     picture = truth.pictures[index]
@@ -331,7 +331,7 @@ def _draw(truth, folder, index, rows):
 
 
 def montage(tiles, captions):
-    """Tiles [H, W, 3] uint8 with a line of text below each, in rows: a Pillow picture."""
+    """Tiles [H, W, 3] uint8 with a line of text below each, in rows: a Pillow image."""
     gap, line = 10, 18
     columns = min(SHEET_COLUMNS, len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]

@@ -1,4 +1,4 @@
-"""Truth beside prediction: the pictures of an evaluation's report."""
+"""GroundTruth beside prediction: the images of an evaluation's report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from mrcnn.evaluation.metrics import Evaluation
 from mrcnn.render.drawing import draw_instances
 from mrcnn.render.html import image_uri
 
-PICTURE_SIDE = 480  # longer side of a drawn picture, pixels
+PICTURE_SIDE = 480  # longer side of a drawn image, pixels
 EXAMPLE_SIDE = 320
 MARGIN = 0.15  # around the garment of an example, as a share of its size
 EXAMPLES = 4  # of each confused pair
@@ -27,7 +27,7 @@ class Artist:
     Attributes:
         evaluation: `metrics.Evaluation`.
         folder: Path that the file names are relative to; None draws on grey.
-        missing: number of pictures that could not be read, and were drawn on grey.
+        missing: number of images that could not be read, and were drawn on grey.
     """
 
     evaluation: Evaluation
@@ -39,7 +39,7 @@ class Artist:
         self.names = (BACKGROUND, *self.truth.names)
 
     def read(self, i):
-        """Picture [H, W, 3] uint8 at a position, of the size that the annotations are for."""
+        """Image [H, W, 3] uint8 at a position, of the size that the annotations are for."""
         height, width = self.truth.size(i)
         try:
             if self.folder is not None:
@@ -52,13 +52,13 @@ class Artist:
         return np.full((height, width, 3), 128, np.uint8)
 
     def draw(self, image, window, side, source, rows):
-        """A part of a picture with instances drawn in, as a data: address.
+        """A part of an image with instances drawn in, as a data: address.
 
         Args:
             image: [H, W, 3] uint8.
             window: (y1, x1, y2, x2) of the part, pixels.
             side: longer side to bring it to, pixels.
-            source: the `Truth` or `Detections` that `rows` are positions in.
+            source: the `GroundTruth` or `Detections` that `rows` are positions in.
         """
         y1, x1, y2, x2 = window
         scale = side / max(y2 - y1, x2 - x1)
@@ -80,7 +80,7 @@ class Artist:
 
 
 def draw_pictures(artist, entries):
-    """Whole pictures, truth and prediction.
+    """Whole images, truth and prediction.
 
     Args:
         artist: `Artist`.

@@ -1,4 +1,4 @@
-"""An evaluation for its readers: the terminal, a spreadsheet, and one page with pictures."""
+"""An evaluation for its readers: the terminal, a spreadsheet, and one page with images."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ def write_report(folder, evaluation, results=None, pictures=None):
         folder: Path, made if need be. Files of an earlier report there are replaced.
         evaluation: `metrics.Evaluation`.
         results: path of the results file, to keep as results.json; None keeps none.
-        pictures: Path of the folder of pictures; None draws on grey.
+        images: Path of the folder of images; None draws on grey.
 
     Returns:
         Path of the page.
@@ -130,8 +130,7 @@ def _numbers(metrics):
         between = section["intervals"].get("AP")
         if between:
             lines.append(
-                f"     AP's 95 % interval over pictures: {number(between[0])} to "
-                f"{number(between[1])}"
+                f"     AP's 95 % interval over images: {number(between[0])} to {number(between[1])}"
             )
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ A `SiblingHead` is a linear classifier of a garment's own features (`mrcnn.sibli
 It may overrule the class that the network found, but only by a sibling, and only if it is sure.
 
 Letters in shapes: C classes, background included, F features of a garment, N detections of a
-picture, D >= N rows with the padding, S side of a mask.
+image, D >= N rows with the padding, S side of a mask.
 """
 
 import json
@@ -81,7 +81,7 @@ class SiblingHead:
         return overrule(self.probabilities(features, class_ids), class_ids, self.margin)
 
     def refine(self, detections, masks, features, nms_threshold):
-        """Overrules classes among one picture's detections.
+        """Overrules classes among one image's detections.
 
         Scores, boxes and masks stay. Where a garment now has two detections of one class, the
         better stays, as in the network's own suppression.

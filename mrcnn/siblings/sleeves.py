@@ -149,7 +149,7 @@ def model_names(info):
 
 
 def refine_batch(head, detections, masks, features, nms_threshold):
-    """`SiblingHead.refine` of each picture of a batch, in place.
+    """`SiblingHead.refine` of each image of a batch, in place.
 
     Args:
         head: `SiblingHead`, or None if no file with one was loaded.

@@ -34,7 +34,7 @@ class Samples:
     Attributes:
         features: [N, F] float32.
         truth, found: [N] int32, class ids as annotated and as detected.
-        pictures: [N] int64; folds of a cross-validation share none.
+        images: [N] int64; folds of a cross-validation share none.
         best: [N] bool, whether no other detection of the garment has a better score.
     """
 
@@ -53,7 +53,7 @@ class Samples:
 
     @staticmethod
     def joined(parts):
-        """All samples of several `Samples`; the numbers of their pictures must differ."""
+        """All samples of several `Samples`; the numbers of their images must differ."""
         names = [field.name for field in fields(Samples)]
         return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
@@ -70,14 +70,14 @@ class Samples:
 
 
 def collect(model, dataset, augmentation=None, passes=1, seed=0):
-    """Runs the detector on varied training pictures.
+    """Runs the detector on varied training images.
 
     Args:
-        model: `MaskRCNN` in inference mode, whose BATCH_SIZE pictures go through at once. Its
+        model: `MaskRCNN` in inference mode, whose BATCH_SIZE images go through at once. Its
             DETECTION_MIN_CONFIDENCE is best low: weak detections are examples too.
         dataset: a prepared `Dataset` of the model's classes.
         augmentation: `Policy` or None.
-        passes: how often each picture is varied.
+        passes: how often each image is varied.
         seed: of the variations.
 
     Returns:
@@ -117,14 +117,14 @@ def _detect(model, graph, scenes):
 
 
 def match(detections, features, class_ids, boxes, table, picture):
-    """Samples of one picture.
+    """Samples of one image.
 
     Args:
         detections: [D, (y1, x1, y2, x2, class id, score)] normalised, best first, zero-padded.
         features: [at least the detections, F].
         class_ids: [G] int, boxes: [G, (y1, x1, y2, x2)] normalised: the annotated garments.
         table: [C, C] bool, as of `siblings.sibling_table`.
-        picture: its number.
+        image: its number.
 
     Returns:
         `Samples`; of each detection the garment that it overlaps most among its siblings.
@@ -188,7 +188,7 @@ def fit(samples, table, decay, steps=500):
 
 
 def cross_validate(samples, table, decay, seed=0):
-    """Probabilities [N, C] of each sample by a head that has not seen its picture."""
+    """Probabilities [N, C] of each sample by a head that has not seen its image."""
     pictures = np.unique(samples.pictures)
     fold = np.random.default_rng(seed).permutation(len(pictures)) % FOLDS
     fold_of = fold[np.searchsorted(pictures, samples.pictures)]

@@ -65,7 +65,7 @@ class RunLog:
         self._writer.flush()
 
     def picture(self, name, image, epoch):
-        """Shows a picture in TensorBoard.
+        """Shows an image in TensorBoard.
 
         Args:
             image: uint8 [H, W, 3].

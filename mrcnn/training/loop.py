@@ -83,8 +83,8 @@ class Training:
         score: f() -> number to judge an epoch by, higher is better; None takes the validation
             loss (without one the loss), lower is better.
         score_name: its name in the log.
-        samples: f() -> [(name, picture)] to log after each epoch.
-        describe, describe_validation: f(batch) -> names of its pictures, for messages.
+        samples: f() -> [(name, image)] to log after each epoch.
+        describe, describe_validation: f(batch) -> names of its images, for messages.
         show_progress: whether to print.
         stage: str, written into checkpoints: the optimizer's state fits this stage only.
     """
@@ -214,7 +214,7 @@ def _workers(trainer):
 
 
 def _validate(trainer, loader, plan, progress, signals):
-    """{"val_loss": ..., ...}: means over the same pictures each time.
+    """{"val_loss": ..., ...}: means over the same images each time.
 
     A signal ends it: the epoch's steps are saved, and the validation starts anew later.
     """
@@ -314,7 +314,7 @@ def _finite(losses, where, plan, batch, describe):
         pictures = f"\npictures of this step: {', '.join(named)}" if named else ""
         raise FloatingPointError(
             f"{', '.join(broken)} not finite in {where} ({values}); "
-            f"lower the learning rate, or look at the pictures{pictures}{_kept(plan)}"
+            f"lower the learning rate, or look at the images{pictures}{_kept(plan)}"
         )
     return values
 

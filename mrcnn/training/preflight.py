@@ -12,7 +12,7 @@ import numpy as np
 
 from mrcnn.data.sampling import class_presence
 
-SAMPLE = 200  # pictures that are read
+SAMPLE = 200  # images that are read
 SECONDS = 10  # and no more are after this time
 
 
@@ -21,7 +21,7 @@ class PreflightError(ValueError):
 
 
 def check_files(dataset, name):
-    """Which pictures of a data set aren't there, all of them looked for.
+    """Which images of a data set aren't there, all of them looked for.
 
     Folders are listed, once each: that is far faster than asking for each file.
 
@@ -30,7 +30,7 @@ def check_files(dataset, name):
         name: of the data set, for messages.
 
     Returns:
-        list of str, one a finding; pictures without a path (drawn ones) are passed over.
+        list of str, one a finding; images without a path (drawn ones) are passed over.
     """
     paths = [str(info["path"]) for info in dataset.image_info if info["path"]]
     there = {folder: _listing(folder) for folder in {os.path.dirname(p) for p in paths}}
@@ -42,7 +42,7 @@ def check_files(dataset, name):
     ]
     found = [f"{name}: {path} does not exist" for path in missing[:5]]
     if len(missing) > 5:
-        found.append(f"{name}: and {len(missing) - 5} more of {len(paths)} pictures do not exist")
+        found.append(f"{name}: and {len(missing) - 5} more of {len(paths)} images do not exist")
     return found
 
 
@@ -55,16 +55,16 @@ def _listing(folder):
 
 
 def check_pictures(dataset, name, seed=0, sample=SAMPLE):
-    """What is wrong with the pictures of a data set, by reading a sample of them as training does.
+    """What is wrong with the images of a data set, by reading a sample of them as training does.
 
     Args:
         dataset: a prepared `Dataset`.
         name: of the data set, for messages.
         seed: of the sample.
-        sample: int, pictures to read: all, if there are no more; fewer if they take long.
+        sample: int, images to read: all, if there are no more; fewer if they take long.
 
     Returns:
-        list of str, one a finding; pictures without a path (drawn ones) are passed over.
+        list of str, one a finding; images without a path (drawn ones) are passed over.
     """
     findings, looked, end = {}, 0, time.monotonic() + SECONDS
     for image_id in np.random.default_rng(seed).permutation(dataset.num_images)[:sample]:
@@ -78,12 +78,12 @@ def check_pictures(dataset, name, seed=0, sample=SAMPLE):
             break
     found = [findings[image_id] for image_id in sorted(findings)]
     if len(found) > 5:
-        found = [*found[:5], f"{name}: and {len(found) - 5} more of the {looked} pictures read"]
+        found = [*found[:5], f"{name}: and {len(found) - 5} more of the {looked} images read"]
     return found
 
 
 def _picture_problem(dataset, image_id):
-    """What is wrong with a picture; "" if nothing is."""
+    """What is wrong with an image; "" if nothing is."""
     info = dataset.image_info[image_id]
     try:
         height, width = dataset.load_image(image_id).shape[:2]
@@ -105,7 +105,7 @@ def check_classes(dataset, name):
         return []
     present = class_presence(dataset).any(axis=0)[1:]
     if not present.any():
-        return [f"{name}: no picture has an object"]
+        return [f"{name}: no image has an object"]
     empty = [n for n, found in zip(dataset.class_names[1:], present, strict=True) if not found]
     return [f"{name}: no example of {', '.join(empty)}"] if empty else []
 
@@ -166,8 +166,8 @@ def try_step(trainer, batch):
             facts[name] = time.perf_counter() - start
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         return [
-            f"a step of {len(batch[0])} pictures does not fit into memory; work through the batch "
-            "in parts (--accumulate), or take a smaller one, smaller pictures or bfloat16 "
+            f"a step of {len(batch[0])} images does not fit into memory; work through the batch "
+            "in parts (--accumulate), or take a smaller one, smaller images or bfloat16 "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ], {}
     facts["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

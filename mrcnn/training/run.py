@@ -20,10 +20,10 @@ class Options:
     Attributes:
         augmentation: imgaug augmenter, or None.
         callbacks: Keras callbacks; they get the original's log names.
-        no_augmentation_sources: sources of pictures that aren't augmented.
+        no_augmentation_sources: sources of images that aren't augmented.
         schedule: `mrcnn.training.schedules.Schedule`; None leaves the rate to the callbacks.
-        seed: of the order of pictures, their augmentation and the choice of RoIs.
-        workers: threads that load pictures.
+        seed: of the order of images, their augmentation and the choice of RoIs.
+        workers: threads that load images.
         stage: name of this part of the training, by which a run that goes on knows whether the
             optimizer's state belongs to it; None takes the layers.
         accumulate: parts that a batch is worked through in, one after another: the update is
@@ -33,10 +33,10 @@ class Options:
         score, score_name: judge epochs by this function of no arguments, higher is better,
             instead of by the validation loss.
         tensorboard: write its files.
-        samples: f() -> [(name, picture uint8 [H, W, 3])] to show there after each epoch, or None.
+        samples: f() -> [(name, image uint8 [H, W, 3])] to show there after each epoch, or None.
         check: look for what would go wrong before the first epoch.
         dry_run: stop after that.
-        preview: so many augmented pictures are drawn into preview.png in the run folder.
+        preview: so many augmented images are drawn into preview.png in the run folder.
         facts: dict for run.json, such as the command's arguments.
         loader: dict of more arguments of the training `BatchLoader`.
         show_progress: whether to print.
@@ -98,7 +98,7 @@ def train(model, train_dataset, val_dataset, learning_rate, epochs, layers, opti
     if options.preview and chief:
         path = Path(model.log_dir) / "preview.png"
         preview(loader, options.preview, path)
-        print(f"Augmented pictures as training sees them: {path}")
+        print(f"Augmented images as training sees them: {path}")
     if options.dry_run:
         return []
     plan = make_plan(model, (train_dataset, val_dataset), epochs, layers, options)
@@ -149,7 +149,7 @@ def make_plan(model, datasets, epochs, layers, options):
         datasets: (for training, for validation).
     """
     config = model.config
-    # A picture's number means another one in each data set.
+    # An image's number means another one in each data set.
     describe, describe_validation = (
         lambda batch, dataset=dataset: [
             str(dataset.image_info[int(meta[0])]["path"]) for meta in batch[1]

@@ -122,7 +122,7 @@ class Trainer:
         cluster: `Cluster`; None is one device.
         accumulate: parts that a batch is worked through in, one after another, to save memory.
         seed: of the choice of RoIs and of dropout, which then depend on it, the step and the
-            picture's place in the batch only; None draws from TensorFlow's global state.
+            image's place in the batch only; None draws from TensorFlow's global state.
 
     Attributes:
         variables: the keras.Variables that train.
@@ -171,7 +171,7 @@ class Trainer:
         """One step.
 
         Args:
-            batch: list of arrays as `BatchLoader` yields them: this process's pictures.
+            batch: list of arrays as `BatchLoader` yields them: this process's images.
 
         Returns:
             dict of "loss" and the names of the losses -> scalar tensor: before the step, means
@@ -290,13 +290,13 @@ class Trainer:
     def _parts(self, batch, step):
         """[(arrays, keys)]: the batch in parts for one after another, each cut for the devices.
 
-        Keys number the pictures of all steps and processes: however a batch is cut, a
-        picture's RoIs, and what dropout leaves out of them, are the same.
+        Keys number the images of all steps and processes: however a batch is cut, a
+        image's RoIs, and what dropout leaves out of them, are the same.
         """
         size, local = len(batch[0]), self.cluster.local_replicas
         if size % (local * self.accumulate):
             raise ValueError(
-                f"a batch of {size} pictures can't be cut into {self.accumulate} parts for "
+                f"a batch of {size} images can't be cut into {self.accumulate} parts for "
                 f"{local} devices; make it a multiple of {local * self.accumulate}"
             )
         each = size // (local * self.accumulate)
@@ -370,7 +370,7 @@ class Trainer:
     # --- On one device ----------------------------------------------------------------------
 
     def _forward(self, arrays, keys, training):
-        """(dict of loss -> its mean over these pictures, [4] what each is a mean over)."""
+        """(dict of loss -> its mean over these images, [4] what each is a mean over)."""
         with ExitStack() as stack:
             for layer in self._random if self.seed is not None else ():
                 stack.enter_context(layer.keyed(self.seed, keys))
@@ -383,7 +383,7 @@ class Trainer:
         return losses, _counts(arrays, ids, logits)
 
     def _differentiate_one(self, arrays, keys, whole):
-        """(these pictures' share of the batch's losses, their gradients), summed over devices.
+        """(these images' share of the batch's losses, their gradients), summed over devices.
 
         Args:
             whole: counts of the whole batch, where these aren't all of its parts, or None.
@@ -439,7 +439,7 @@ def _assign(variables, values):
 def _counts(arrays, ids, logits):
     """float32 [4]: anchors, object anchors, RoIs of active classes, object RoIs."""
     match = arrays[2]
-    active = tf.cast(arrays[1][0, 12:], tf.float32)  # as in the loss, the first picture decides
+    active = tf.cast(arrays[1][0, 12:], tf.float32)  # as in the loss, the first image decides
     counts = [
         tf.reduce_sum(tf.cast(tf.not_equal(match, 0), tf.float32)),
         tf.reduce_sum(tf.cast(tf.equal(match, 1), tf.float32)),

@@ -8,7 +8,7 @@ from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
 from mrcnn.coco import ground_truth
-from mrcnn.coco.ground_truth import read_results, read_truth, to_rle
+from mrcnn.coco.ground_truth import read_ground_truth, read_results, to_rle
 from tests.helpers.coco_cases import BOX, HEIGHT, WIDTH, detection, one_picture, random_data
 
 SQUARE = [10, 10, 50, 10, 50, 50, 10, 50]
@@ -18,7 +18,7 @@ def test_truth_is_sorted_by_picture_and_else_as_in_the_file():
     content, _ = random_data(1, pictures=6)
     content["images"].reverse()
     content["annotations"].reverse()
-    truth = read_truth(content)
+    truth = read_ground_truth(content)
     assert truth.image_ids.tolist() == [2, 5, 8, 11, 14, 17]
     assert truth.names == ["class 1", "class 2", "class 3", "class 4"]
     for i, image_id in enumerate(truth.image_ids):
@@ -33,14 +33,14 @@ def test_truth_of_some_pictures(tmp_path):
     content, _ = random_data(1, pictures=6)
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content))
-    assert read_truth(path, limit=2).image_ids.tolist() == [2, 5]
-    assert read_truth(path, image_ids=[14, 5]).image_ids.tolist() == [5, 14]
-    assert read_truth(str(path)).known_ids == {2, 5, 8, 11, 14, 17}
-    assert read_truth(COCO(str(path)), limit=1).image_ids.tolist() == [2]
-    truth = read_truth(content)
-    assert read_truth(truth) is truth
-    with pytest.raises(ValueError, match="choose pictures when it is read"):
-        read_truth(truth, limit=1)
+    assert read_ground_truth(path, limit=2).image_ids.tolist() == [2, 5]
+    assert read_ground_truth(path, image_ids=[14, 5]).image_ids.tolist() == [5, 14]
+    assert read_ground_truth(str(path)).known_ids == {2, 5, 8, 11, 14, 17}
+    assert read_ground_truth(COCO(str(path)), limit=1).image_ids.tolist() == [2]
+    truth = read_ground_truth(content)
+    assert read_ground_truth(truth) is truth
+    with pytest.raises(ValueError, match="choose images when it is read"):
+        read_ground_truth(truth, limit=1)
 
 
 def test_all_forms_of_a_mask_are_the_same():
@@ -52,7 +52,7 @@ def test_all_forms_of_a_mask_are_the_same():
     counts = np.diff(np.r_[0, runs, mask.size]).tolist()
     plain = {"size": [HEIGHT, WIDTH], "counts": counts}
     text = {"size": [HEIGHT, WIDTH], "counts": compressed["counts"].decode()}
-    truth = read_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_picture((BOX, 1)))
     rows = [
         {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": s}
         for s in ([SQUARE], plain, text, compressed)
@@ -65,7 +65,7 @@ def test_all_forms_of_a_mask_are_the_same():
 
 def test_results_in_the_order_of_pictures():
     content, results = random_data(4, pictures=8)
-    truth = read_truth(content, image_ids=[5, 8])
+    truth = read_ground_truth(content, image_ids=[5, 8])
     found = read_results(truth, results)
     expected = [r for i in (5, 8) for r in results if r["image_id"] == i]
     assert found.scores.tolist() == [r["score"] for r in expected]
@@ -76,7 +76,7 @@ def test_results_in_the_order_of_pictures():
 
 
 def test_boxes_alone_are_no_masks():
-    truth = read_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_picture((BOX, 1)))
     bare = {"image_id": 1, "category_id": 1, "score": 1, "bbox": BOX}
     assert read_results(truth, [bare]).rles is None
     assert read_results(truth, []).rles == []
@@ -106,13 +106,13 @@ GOOD = detection(BOX, 0.5)
     ],
 )
 def test_refused_results(change, message):
-    truth = read_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_picture((BOX, 1)))
     with pytest.raises(ValueError, match=message):
         read_results(truth, [GOOD, {**GOOD, **change}])
 
 
 def test_results_without_a_key_or_of_another_form(tmp_path):
-    truth = read_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_picture((BOX, 1)))
     with pytest.raises(ValueError, match="result 0 .and 0 more. has no 'score'"):
         read_results(truth, [{"image_id": 1, "category_id": 1}])
     with pytest.raises(ValueError, match="no COCO results file"):
@@ -137,13 +137,13 @@ def test_refused_annotations(change, message):
     content = one_picture((BOX, 1))
     content["annotations"][0] |= change
     with pytest.raises(ValueError, match=message):
-        read_truth(content).rles  # noqa: B018 - made at the first use
+        read_ground_truth(content).rles  # noqa: B018 - made at the first use
     with pytest.raises(ValueError, match="no COCO instances file"):
-        read_truth({"images": []})
+        read_ground_truth({"images": []})
 
 
 def test_share_of_boxes_outside_their_picture():
-    truth = read_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_picture((BOX, 1)))
     corners = {**GOOD, "bbox": [100, 100, 140, 140]}
     assert ground_truth.outside(truth, read_results(truth, [GOOD, corners])) == 0.5
     assert ground_truth.outside(truth, read_results(truth, [])) == 0
@@ -159,21 +159,21 @@ def test_share_of_boxes_outside_their_picture():
     ],
 )
 def test_broken_masks_are_refused(segmentation):
-    truth = read_truth(tiny())
+    truth = read_ground_truth(tiny())
     row = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": segmentation}
     with pytest.raises(ValueError, match=r"result 0 \(image_id 1\)"):
         read_results(truth, [row])
     content = tiny()
     content["annotations"][0]["segmentation"] = segmentation
     with pytest.raises(ValueError, match="an annotation of image_id 1"):
-        read_truth(content).rles  # noqa: B018 - made when asked for
+        read_ground_truth(content).rles  # noqa: B018 - made when asked for
 
 
 @pytest.mark.parametrize(
     "wrong", [{"bbox": None}, {"bbox": ["a", 1, 2, 2]}, {"image_id": [1]}, {"category_id": {}}]
 )
 def test_odd_values_are_refused(wrong):
-    truth = read_truth(tiny())
+    truth = read_ground_truth(tiny())
     row = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 2, 2]} | wrong
     with pytest.raises(ValueError, match="result 0 has the"):
         read_results(truth, [row])

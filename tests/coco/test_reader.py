@@ -143,7 +143,7 @@ def test_other_files_are_refused(tmp_path, text, words):
 
 
 def test_ids_that_occur_twice_are_refused(read):
-    with pytest.raises(ValueError, match="picture id 4 twice"):
+    with pytest.raises(ValueError, match="image id 4 twice"):
         read([image(4), image(5), image(4)])
     with pytest.raises(ValueError, match="category id 8 twice"):
         read([image(4)], categories=((8, "a"), (8, "b")))

@@ -1,4 +1,4 @@
-"""Run lengths that don't fill their pictures are found before pycocotools hangs on them."""
+"""Run lengths that don't fill their images are found before pycocotools hangs on them."""
 
 import numpy as np
 import pytest

@@ -53,7 +53,7 @@ def an_item(**changes):
 
 
 def write_picture(folder, stem, items, size=(WIDTH, HEIGHT), **top):
-    """A picture and its annotation file; `items` is a list or the whole content."""
+    """An image and its annotation file; `items` is a list or the whole content."""
     for name in ("image", "annos"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (90, 120, 150)).save(folder / "image" / f"{stem}.jpg")
@@ -86,7 +86,7 @@ def convert(folder, **options):
 
 
 def convert_one(folder, *items, form=DEFAULT_FORM, **top):
-    """(images, annotations, problems) of a split with one picture."""
+    """(images, annotations, problems) of a split with one image."""
     write_picture(folder, "000001", list(items), **top)
     coco, problems = convert(folder, form=form)
     return coco["images"], coco["annotations"], problems
@@ -266,7 +266,7 @@ def test_pictures_that_are_skipped(tmp_path):
         write_picture(tmp_path, f"{number:06}", [an_item()])
     (tmp_path / "image" / "000001.jpg").unlink()
     (tmp_path / "annos" / "000002.json").unlink()
-    (tmp_path / "image" / "000003.jpg").write_bytes(b"no picture")
+    (tmp_path / "image" / "000003.jpg").write_bytes(b"no image")
     (tmp_path / "annos" / "000004.json").write_text('{"item1": {')
     (tmp_path / "annos" / "000005.json").write_text("[]")
     write_picture(tmp_path, "6", [an_item()])
@@ -329,7 +329,7 @@ def test_files_and_summary(tmp_path, capsys):
     assert status == 0
     assert sorted(p.name for p in output.iterdir()) == ["train.problems.csv", "train_coco.json"]
     assert "validation: skipped" in text
-    assert "train: 1 pictures, 1 items" in text
+    assert "train: 1 images, 1 items" in text
     assert "8 trousers                        1\n" in text
     assert "1 problems\n  category mismatch                  1\n" in text
     with open(output / "train.problems.csv", encoding="utf-8", newline="") as file:
@@ -588,7 +588,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert command.main(arguments) == 0
     assert not output.exists()
     text = capsys.readouterr().out
-    assert "train: 1 pictures, 2 items" in text and "bad attribute" in text
+    assert "train: 1 images, 2 items" in text and "bad attribute" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train"]
 
 
@@ -602,7 +602,7 @@ def test_strict_tells_by_its_exit_status(tmp_path):
 
 
 def many_pictures(folder, count):
-    """A split of `count` pictures that are links to one, some of their annotations bad."""
+    """A split of `count` images that are links to one, some of their annotations bad."""
     write_picture(folder, "0", [an_item(), an_item(style=2)])
     bad = json.dumps({"source": "user", "pair_id": 1, "item1": an_item(scale=7), "item2": 3})
     for number in range(1, count):

@@ -1,4 +1,4 @@
-"""The commands as a user types them, from annotations to results, on pictures made here."""
+"""The commands as a user types them, from annotations to results, on images made here."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def run(*command, cwd=ROOT, status=0):
 
 
 def write_split(folder, first_id, count):
-    """Pictures with one coloured rectangle each, of class 1, 2, ... in turn."""
+    """Images with one coloured rectangle each, of class 1, 2, ... in turn."""
     (folder / "image").mkdir(parents=True)
     (folder / "annos").mkdir()
     names = list(DEEPFASHION2_CATEGORY_IDS.items())
@@ -174,7 +174,7 @@ def test_inference_command(checkpoint, tmp_path, golden_images):
     run("model.py", "inference", *options)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
 
-    (pictures / "broken.jpg").write_bytes(b"no picture")
+    (pictures / "broken.jpg").write_bytes(b"no image")
     printed = run("model.py", "inference", *options, status=3)
     assert "broken.jpg" in printed
     printed = run("model.py", "inference", *options, "--resume", "--strict", status=3)
@@ -222,7 +222,7 @@ def test_evaluate_goes_on_past_a_broken_picture(checkpoint, data, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(data / "validation", copy / "validation")
     shutil.copy(data / "validation_coco.json", copy)
-    (copy / "validation" / "image" / "000102.jpg").write_bytes(b"no picture")
+    (copy / "validation" / "image" / "000102.jpg").write_bytes(b"no image")
     options = ["--weights", checkpoint, "--report", tmp_path / "report", "--resamples", 0]
     printed = run("model.py", "evaluate", "--data", copy, *options, status=3)
     assert "000102.jpg failed" in printed and (tmp_path / "report" / "report.html").exists()

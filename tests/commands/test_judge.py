@@ -13,7 +13,7 @@ pytestmark = pytest.mark.tf
 
 @pytest.fixture
 def annotated(tmp_path, small_weights, golden_images):
-    """A picture, and its COCO file: trousers wherever the small model sees some."""
+    """An image, and its COCO file: trousers wherever the small model sees some."""
     from mrcnn.predictor import Predictor
 
     picture = np.ascontiguousarray(golden_images["grace_hopper"])
@@ -58,7 +58,7 @@ def test_it_follows_the_weights(small_weights, annotated, tmp_path):
     bias.assign(found)
 
     ((name, drawn),) = judge.samples(1)
-    assert name == "picture 7" and drawn.shape == picture.shape and (drawn != picture).any()
+    assert name == "image 7" and drawn.shape == picture.shape and (drawn != picture).any()
     before = judge.mask_ap()
     assert 0 < before <= 1
 

@@ -92,7 +92,7 @@ def test_a_picture_that_cannot_be_loaded_is_told_plainly(monkeypatch, data, caps
     from mrcnn.data.samples import PictureError
 
     def fails(*args):
-        raise PictureError("cannot load picture 5 (5.jpg): it is broken")
+        raise PictureError("cannot load image 5 (5.jpg): it is broken")
 
     monkeypatch.setattr(train, "_train_stage", fails)
     options = ["--model", "compact", "--size", "128", "--weights", "none"]

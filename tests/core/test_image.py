@@ -210,7 +210,7 @@ def test_resize_image_window_holds_the_picture(height, width, min_scale, mode):
         assert image.shape[0] % 64 == image.shape[1] % 64 == 0
     if mode == "crop":
         assert image.shape == (64, 64, 3)
-    # A mask of the whole picture covers just the window.
+    # A mask of the whole image covers just the window.
     mask = im.resize_mask(np.ones((height, width, 1), bool), scale, padding, crop)
     assert mask.shape[:2] == image.shape[:2]
     assert extract_bboxes(mask).tolist() == [list(window)]

@@ -1,4 +1,4 @@
-"""Reading pictures: every format, every mode, and all that is no picture."""
+"""Reading images: every format, every mode, and all that is no image."""
 
 import os
 import warnings
@@ -96,7 +96,7 @@ def test_read_takes_the_first_frame(tmp_path):
 @pytest.mark.parametrize("name", ["turned.png", "turned.tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_read_turns_upright(tmp_path, orientation, name):
-    # Orientation: where the stored first row and first column belong in the upright picture.
+    # Orientation: where the stored first row and first column belong in the upright image.
     stored = {
         1: CORNERS,
         2: CORNERS[:, ::-1],
@@ -123,7 +123,7 @@ def test_read_ignores_broken_exif(tmp_path):
 
 
 def test_read_refuses_what_is_no_picture(tmp_path, photos):
-    with pytest.raises(reading.ImageError, match="is a directory; pass the path of a picture"):
+    with pytest.raises(reading.ImageError, match="is a directory; pass the path of an image"):
         reading.read_image(tmp_path)
     with pytest.raises(reading.ImageError, match=r"gone\.jpg does not exist"):
         reading.read_image(tmp_path / "gone.jpg")
@@ -132,9 +132,9 @@ def test_read_refuses_what_is_no_picture(tmp_path, photos):
     with pytest.raises(reading.ImageError, match=r"empty\.jpg cannot be read: the file is empty"):
         reading.read_image(empty)
     text = tmp_path / "text.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     with pytest.raises(
-        reading.ImageError, match=r"text\.jpg cannot be read: it is not a picture, or"
+        reading.ImageError, match=r"text\.jpg cannot be read: it is not an image, or"
     ):
         reading.read_image(text)
 
@@ -193,7 +193,7 @@ def test_what_pillow_hands_on_or_only_knows_by_name_is_no_picture(tmp_path, name
     path = tmp_path / f"{name}.jpg"
     path.write_bytes(content)
     assert not reading.is_picture(path) and reading.count_pixels(path) == 0
-    with pytest.raises(reading.ImageError, match="it is not a picture, or of an unknown format"):
+    with pytest.raises(reading.ImageError, match="it is not an image, or of an unknown format"):
         reading.read_image(path)
 
 

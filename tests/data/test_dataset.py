@@ -1,4 +1,4 @@
-"""Data sets: ids, maps and pictures of `Dataset`; hand-written COCO files through `CocoDataset`."""
+"""Data sets: ids, maps and images of `Dataset`; hand-written COCO files through `CocoDataset`."""
 
 import json
 
@@ -44,7 +44,7 @@ def annotation(category_id, segmentation, image_id=1, **more):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Writes pictures 1 and 2 and a COCO file; returns a loader of it."""
+    """Writes images 1 and 2 and a COCO file; returns a loader of it."""
 
     def load(annotations=(), categories=DEEPFASHION2_CATEGORIES, size=(WIDTH, HEIGHT), **arguments):
         images = []

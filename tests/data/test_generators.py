@@ -130,16 +130,16 @@ def test_generator_is_the_originals(ellipses, recorded, about):
                 np.testing.assert_allclose(array, recorded[key], rtol=1e-5, atol=1e-5)
             else:
                 sums = array.reshape(2, -1).sum(axis=1, dtype=np.float64)
-                # 20 of a picture's 200,000 values are a grey level off.
+                # 20 of an image's 200,000 values are a grey level off.
                 atol = 20 if name == "images" else 1e-3
                 np.testing.assert_allclose(sums, recorded[f"{key}.sum"], rtol=1e-6, atol=atol)
 
 
-# --- One picture ------------------------------------------------------------------------------
+# --- One image ------------------------------------------------------------------------------
 
 
 class Rectangles(Dataset):
-    """Pictures that are black but for their objects: rectangles given as (y1, x1, y2, x2)."""
+    """Images that are black but for their objects: rectangles given as (y1, x1, y2, x2)."""
 
     def __init__(self, pictures, sources=("own",), shape=(64, 64)):
         super().__init__()
@@ -154,7 +154,7 @@ class Rectangles(Dataset):
         mask, _ = self.load_mask(image_id)
         image = np.zeros((*self.shape, 3), np.uint8)
         image[mask.any(axis=-1)] = 200
-        # Tells the picture in a batch, whatever is done to it.
+        # Tells the image in a batch, whatever is done to it.
         image[:2, :, 0] = 10 + image_id
         return image
 
@@ -304,7 +304,7 @@ def test_masks_that_do_not_fit_are_refused():
 
     dataset = Wrong([[BOX]])
     dataset.wrong = lambda mask, class_ids: (mask[:50], class_ids)
-    with pytest.raises(ValueError, match=r"shape \(50, 64, 1\) for the picture picture0.png"):
+    with pytest.raises(ValueError, match=r"shape \(50, 64, 1\) for the image picture0.png"):
         load_image_gt(dataset, tiny(), 0)
     dataset.wrong = lambda mask, class_ids: (mask, [1, 2])
     with pytest.raises(ValueError, match="1 masks but 2 class ids"):
@@ -339,7 +339,7 @@ def test_zoom_makes_close_ups():
         boxes = load_image_gt(dataset, tiny(), 0, augmentation=augmentation)[3]
         heights += [box[2] - box[0] for box in boxes]
     plain = load_image_gt(dataset, tiny(), 0)[3][0]
-    # Some boxes leave the picture, wholly or in part; those inside grow by 1.3 to 2.8.
+    # Some boxes leave the image, wholly or in part; those inside grow by 1.3 to 2.8.
     assert 3 < len(heights) < 30
     assert 1.3 < max(heights) / (plain[2] - plain[0]) < 3.2
 
@@ -348,7 +348,7 @@ def test_zoom_makes_close_ups():
 
 
 def ids_of(batch):
-    """The pictures' ids from the image meta."""
+    """The images' ids from the image meta."""
     return batch[1][:, 0].astype(int).tolist()
 
 
@@ -361,7 +361,7 @@ def test_generators_pass_over_pictures_without_objects():
         assert len(inputs) == 7
         assert outputs == []
     assert ids_of(DataGenerator(dataset, tiny(), shuffle=False, batch_size=1)[1][0]) == [2]
-    with pytest.raises(ValueError, match="no picture of the dataset has an object"):
+    with pytest.raises(ValueError, match="no image of the dataset has an object"):
         next(data_generator(Rectangles([[], []]), tiny()))
 
 
@@ -409,7 +409,7 @@ def test_settings_that_do_not_fit_are_refused():
         DataGenerator(dataset, tiny(NUM_CLASSES=5))
     with pytest.raises(ValueError, match="set random_rois"):
         DataGenerator(dataset, tiny(), detection_targets=True)
-    with pytest.raises(ValueError, match="has no pictures"):
+    with pytest.raises(ValueError, match="has no images"):
         BatchLoader(Rectangles([]), tiny(), batch_size=1, shuffle=True)
     wide = Rectangles([[BOX]], shape=(64, 100))
     padded = tiny(IMAGE_RESIZE_MODE="pad64")

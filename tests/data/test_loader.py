@@ -110,7 +110,7 @@ def test_the_originals_generator_takes_policies_too(data):
 
 
 def test_repeated_pictures_come_more_often(data):
-    # Pictures 1, 4 (skirt, shirt), 2, 5 (shirt, skirt); 0, 3, 6 have none.
+    # Images 1, 4 (skirt, shirt), 2, 5 (shirt, skirt); 0, 3, 6 have none.
     weights = image_weights(data, focus={"skirt": 3})
     assert weights.tolist() == [1, 3, 1, 1, 1, 3, 1]
     batches = loader(data, batch_size=1, repeat_factors=weights)
@@ -121,7 +121,7 @@ def test_repeated_pictures_come_more_often(data):
 
 
 def test_short_epochs_share_a_pass(data):
-    """Of 7 pictures in epochs of 2, three epochs see 6 different ones before a new pass begins."""
+    """Of 7 images in epochs of 2, three epochs see 6 different ones before a new pass begins."""
     batches = loader(data, batch_size=2)
     epochs = [batches.image_ids_of(epoch, steps=1).ravel() for epoch in range(6)]
     for first in (0, 3):
@@ -194,7 +194,7 @@ def loader_threads():
 
 def test_an_error_among_the_pictures_ends_the_threads(data, tmp_path):
     broken = read_data(write_data(tmp_path))
-    (tmp_path / "5.png").write_bytes(b"no picture")
+    (tmp_path / "5.png").write_bytes(b"no image")
     batches = loader(broken, shuffle=False, workers=2).epoch(0)
     next(batches)
     with pytest.raises(RuntimeError, match=r"5\.png.*cannot be read"):
@@ -271,5 +271,5 @@ def test_memory_stays_flat_over_epochs(data):
         [sys.executable, "-c", script], capture_output=True, timeout=60, text=True, check=True
     )
     first, *rest = (int(value) for value in process.stdout.split())
-    # A leak of one picture a batch would be 25 * 3 epochs * 786 kB = 59 MB.
+    # A leak of one image a batch would be 25 * 3 epochs * 786 kB = 59 MB.
     assert max(rest) - first < 12e6

@@ -74,7 +74,7 @@ def test_bitmaps_move_like_polygons():
     box, pixels = bitmap.place(doubled, (20, 20))
     assert box == (1, 4, 11, 10)
     assert pixels.all()
-    assert bitmap.place(SAME, (4, 3))[0] == (1, 2, 4, 3)  # cut off by the picture
+    assert bitmap.place(SAME, (4, 3))[0] == (1, 2, 4, 3)  # cut off by the image
     assert bitmap.place(np.array([[1.0, 0, 50], [0, 1, 0]]), (10, 10)) is None
 
 
@@ -177,7 +177,7 @@ def test_masks_that_do_not_fit_are_refused():
     check_masks(np.zeros((0, 0, 0)), [], (9, 9, 3), "a")
     with pytest.raises(ValueError, match="2 masks but 1 class ids"):
         check_masks(np.zeros((9, 9, 2)), [1], (9, 9, 3), "a")
-    with pytest.raises(ValueError, match=r"shape \(8, 9, 1\) for the picture a"):
+    with pytest.raises(ValueError, match=r"shape \(8, 9, 1\) for the image a"):
         check_masks(np.zeros((8, 9, 1)), [1], (9, 9, 3), "a")
 
 
@@ -187,7 +187,7 @@ coordinate = st.floats(-20, 120, width=32)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=12))
 def test_drawing_in_the_box_is_drawing_in_the_picture(points):
-    """At the picture's own scale the pixels are those of pycocotools' full-size mask.
+    """At the image's own scale the pixels are those of pycocotools' full-size mask.
 
     But for single pixels of an edge, where the last digit decides how pycocotools rounds.
     """

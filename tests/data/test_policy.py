@@ -39,7 +39,7 @@ def test_moves_stay_in_their_ranges():
         scale = np.sqrt(np.linalg.det(turn))
         assert 0.8 <= scale <= 1.25
         assert abs(np.degrees(np.arctan2(turn[1, 0], turn[0, 0]))) <= 8
-        # The middle of the picture moves by a tenth of its sides at most.
+        # The middle of the image moves by a tenth of its sides at most.
         assert (np.abs(turn @ middle + shift - middle) <= (10, 20)).all()
     scales = [
         np.sqrt(np.linalg.det(v.matrix[:, :2])) for v in draws(dataclasses.replace(OFF, zoom=1))

@@ -1,4 +1,4 @@
-"""How often and in which order pictures are visited, by hand-made counts."""
+"""How often and in which order images are visited, by hand-made counts."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ NAMES = ["long_sleeved_shirt", "trousers", "sling"]
 
 
 class Labels(Dataset):
-    """Pictures given by the class ids of their objects."""
+    """Images given by the class ids of their objects."""
 
     def __init__(self, pictures):
         super().__init__()
@@ -28,7 +28,7 @@ class Labels(Dataset):
 
 
 def test_repeat_factors_are_those_of_lvis():
-    # Of 8 pictures all have trousers, two a shirt, one a sling, and a crowd doesn't count.
+    # Of 8 images all have trousers, two a shirt, one a sling, and a crowd doesn't count.
     dataset = Labels([[2], [2, 1], [1, 2, 2], [3, 2], [2, -3], [2], [2], [2]])
     weights = image_weights(dataset, "repeat_factor", threshold=0.5)
     shirt, sling = np.sqrt(0.5 / 0.25), np.sqrt(0.5 / 0.125)

@@ -1,6 +1,6 @@
-"""Pictures loaded by outlines: against the way with full-size masks, and against what is drawn.
+"""Images loaded by outlines: against the way with full-size masks, and against what is drawn.
 
-The pictures are painted with their masks, so that any of them tells where its objects are.
+The images are painted with their masks, so that any of them tells where its objects are.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def wavy(x, y, width, height):
     return points.round(1).ravel().tolist()
 
 
-# (category, crowd, polygons) of each picture; the last has none.
+# (category, crowd, polygons) of each image; the last has none.
 PICTURES = [
     [(1, 0, [wavy(40, 40, 25, 30)]), (2, 0, [wavy(80, 110, 30, 35)])],
     [(3, 0, [wavy(30, 60, 15, 40), wavy(85, 60, 20, 40)]), (1, 1, [wavy(60, 135, 40, 15)])],
@@ -87,7 +87,7 @@ def iou(a, b):
 
 
 def painted_as(image, class_id):
-    """bool [H, W]: where a picture shows the colour of a class, whatever its light."""
+    """bool [H, W]: where an image shows the colour of a class, whatever its light."""
     strongest = np.abs(class_id) - 1
     others = np.delete(image.astype(int), strongest, axis=2)
     return image[:, :, strongest] > others.max(axis=2) + 60
@@ -115,7 +115,7 @@ def test_it_agrees_with_the_way_of_full_size_masks(painted, mode, mini, image_id
     assert np.abs(ours[0].astype(int) - theirs[0]).max() <= 2
     np.testing.assert_array_equal(ours[1], theirs[1])
     np.testing.assert_array_equal(ours[2], theirs[2])
-    # A pixel of the stored picture or of the molded one, whichever is larger.
+    # A pixel of the stored image or of the molded one, whichever is larger.
     assert np.abs(ours[3] - theirs[3]).max() <= max(1, ours[1][11])
     for i in range(len(ours[2])):
         assert iou(ours[4][..., i], theirs[4][..., i]) > 0.94
@@ -285,7 +285,7 @@ def test_masks_that_do_not_fit_are_refused():
     dataset = Wrong()
     dataset.add_image("own", 0, "a.png")
     dataset.prepare()
-    with pytest.raises(ValueError, match=r"shape \(10, 20, 1\) for the picture a.png"):
+    with pytest.raises(ValueError, match=r"shape \(10, 20, 1\) for the image a.png"):
         scene(dataset, 0, DEFAULT)
 
 

@@ -47,7 +47,7 @@ def mask_of(item, size):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """40 pictures, 32 of them for training."""
+    """40 images, 32 of them for training."""
     path = tmp_path_factory.mktemp("demo") / "data"
     assert make_demo(path, 40, progress=False) == {"train": 32, "validation": 8}
     return path
@@ -360,7 +360,7 @@ def test_pieces_have_no_holes_and_no_slivers():
     assert [p.area for p in pieces(both)] == [100**2, 100]
 
 
-# Pictures
+# Images
 
 
 def plain_cloths(category_id):
@@ -386,7 +386,7 @@ def test_what_changes_with_the_cloth_is_the_items_mask(number):
         pictures = []
         for cloth in plain_cloths(category_id):
             dressed = garment._replace(clothing=garment.clothing._replace(cloth=cloth))
-            # All garments plain, so that both pictures take the same random numbers.
+            # All garments plain, so that both images take the same random numbers.
             others = [
                 g._replace(clothing=g.clothing._replace(cloth=plain_cloths(8)[0]))
                 for g in scene.garments

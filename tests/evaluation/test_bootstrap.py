@@ -1,4 +1,4 @@
-"""Resampled average precision, against scoring the resampled pictures for real."""
+"""Resampled average precision, against scoring the resampled images for real."""
 
 import numpy as np
 import pytest
@@ -35,10 +35,10 @@ def test_each_picture_once_is_the_score_itself(seed, pictures):
 
 @pytest.mark.parametrize("chunk", [bootstrap.CHUNK, 100])
 def test_a_resample_is_the_score_of_the_drawn_pictures(chunk, monkeypatch):
-    """Pictures drawn twice are given to the scorer twice, under another id."""
+    """Images drawn twice are given to the scorer twice, under another id."""
     monkeypatch.setattr(bootstrap, "CHUNK", chunk)
     content, results = random_data(11, pictures=10)
-    for row in results:  # no ties: among equal scores the order of pictures would matter
+    for row in results:  # no ties: among equal scores the order of images would matter
         row["score"] += np.random.default_rng(row["bbox"]).uniform(0, 0.05)
     weights = draw_weights(10, 4, seed=1)
     matches, _ = accumulated(content, results, "bbox")
@@ -103,7 +103,7 @@ def test_other_data_are_refused(tmp_path):
         bootstrap.check_same_data(ids, {"segm": matches}, ids[:4], {"segm": matches})
     other = content | {"annotations": content["annotations"][:-1]}
     fewer, _ = accumulated(other, results, "segm")
-    with pytest.raises(ValueError, match="other annotations of the same pictures"):
+    with pytest.raises(ValueError, match="other annotations of the same images"):
         bootstrap.check_same_data(ids, {"segm": matches}, ids, {"segm": fewer})
     with pytest.raises(ValueError, match="where model.py evaluate wrote it"):
         bootstrap.load_matches(tmp_path / "matches.npz")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import read_results, read_truth
+from mrcnn.coco.ground_truth import read_ground_truth, read_results
 from mrcnn.evaluation import average_precision, diagnosis
 
 SIDE = 100
@@ -31,7 +31,7 @@ def row(category, y, x, **more):
 
 
 def scored(annotations, results, images=(1,)):
-    """Truth, detections, overlaps and matches of masks."""
+    """GroundTruth, detections, overlaps and matches of masks."""
     content = {
         "images": [{"id": i, "height": SIDE, "width": SIDE} for i in images],
         "categories": [{"id": k, "name": name} for k, name in enumerate(NAMES, 1)],
@@ -39,7 +39,7 @@ def scored(annotations, results, images=(1,)):
             {"area": 400, "iscrowd": 0, "id": n, **a} for n, a in enumerate(annotations, 1)
         ],
     }
-    truth = read_truth(content)
+    truth = read_ground_truth(content)
     detections = read_results(truth, results)
     overlaps = average_precision.compute_overlaps(truth, detections, "segm")
     views = average_precision.make_views(truth)

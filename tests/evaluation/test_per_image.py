@@ -170,7 +170,7 @@ def result(image_id, category_id, box, score):
 
 @pytest.fixture
 def annotations(tmp_path):
-    """Two pictures with shirts and skirts, no vest; a picture without anything."""
+    """Two images with shirts and skirts, no vest; an image without anything."""
     rows = [(1, 3, [10, 10, 20, 30]), (1, 5, [50, 40, 50, 50]), (2, 3, [0, 0, 40, 40])]
     truth = {
         "images": [{"id": i, "height": 100, "width": 120} for i in (1, 2, 7)],

@@ -3,7 +3,7 @@
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, read_results, read_truth
+from mrcnn.coco.ground_truth import ATTRIBUTES, read_ground_truth, read_results
 from mrcnn.evaluation import average_precision
 
 HEIGHT, WIDTH = 150, 160
@@ -32,7 +32,7 @@ def near(rng, box):
 
 
 def random_data(seed, pictures=12, busy=4):
-    """A COCO file's content and results: ties, crowds, empty pictures, an absent class."""
+    """A COCO file's content and results: ties, crowds, empty images, an absent class."""
     rng = np.random.default_rng(seed)
     images = [{"id": 3 * i + 2, "height": HEIGHT, "width": WIDTH} for i in range(pictures)]
     annotations, results = [], []
@@ -81,7 +81,7 @@ APART = [90, 90, 30, 30]
 
 
 def one_picture(*instances):
-    """Content with one picture; instances are (box, occlusion)."""
+    """Content with one image; instances are (box, occlusion)."""
     rows = [
         {
             "id": n,
@@ -113,7 +113,7 @@ def detection(box, score):
 
 
 def accumulated(content, results, kind):
-    truth = read_truth(content)
+    truth = read_ground_truth(content)
     detections = read_results(truth, results)
     views = average_precision.make_views(truth)
     overlaps = average_precision.compute_overlaps(truth, detections, kind)

@@ -12,7 +12,7 @@ from mrcnn.data.loader import BatchLoader
 
 
 def write_coco(folder, class_ids):
-    """A split "train" with one picture, never read here, for each class id."""
+    """A split "train" with one image, never read here, for each class id."""
     (folder / "train" / "image").mkdir(parents=True)
     images = [
         {"id": i + 1, "file_name": f"{i}.jpg", "width": 9, "height": 9}
@@ -30,7 +30,7 @@ def write_coco(folder, class_ids):
 
 
 def write_data(folder, count=7, width=60, height=80):
-    """Noisy pictures of which each third is empty; others have a trapezoid, some a crowd."""
+    """Noisy images of which each third is empty; others have a trapezoid, some a crowd."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for i in range(count):

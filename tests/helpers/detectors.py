@@ -12,14 +12,14 @@ from pycocotools.coco import COCO
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.inference.results import Result
 
-BROKEN = (250, 0, 250)  # the detector fails on pictures of this colour
+BROKEN = (250, 0, 250)  # the detector fails on images of this colour
 
 
 EMPTY = (0, 0, 0)  # and finds nothing in these
 
 
 class HalfDetector:
-    """Finds trousers in the left half of each picture and a vest in the bottom right quarter."""
+    """Finds trousers in the left half of each image and a vest in the bottom right quarter."""
 
     class_names = DEEPFASHION2
 

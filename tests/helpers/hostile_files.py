@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 SIZE = (48, 64)  # width, height of most
-NO_PICTURE = "it is not a picture"
-DAMAGED = "is cut off|are damaged|is not a picture"
+NO_PICTURE = "it is not an image"
+DAMAGED = "is cut off|are damaged|is not an image"
 TOO_MANY = "it has more than the 178,956,970 pixels that are decoded|178,956,970 that are decoded"
 
 
 def photo(size=SIZE):
-    """A picture that doesn't compress to nothing: mode RGB."""
+    """An image that doesn't compress to nothing: mode RGB."""
     width, height = size
     noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
     ramp = np.linspace(0, 190, width)[None, :, None] + np.zeros((height, 1, 3))
@@ -53,10 +53,10 @@ class Hostile:
     """Writes the files below a folder and keeps what is to be expected of each.
 
     Attributes:
-        sound: name -> (width, height) of pictures that can be read.
+        sound: name -> (width, height) of images that can be read.
         broken: name -> pattern of the reason why one can't.
         either: names of what may be read, or fail for the reason `DAMAGED`.
-        passed_over: names of files that nobody would take for pictures.
+        passed_over: names of files that nobody would take for images.
         hidden: names of files that are left out.
     """
 
@@ -251,7 +251,7 @@ class Hostile:
             "html": b"<!doctype html><img src=x onerror=alert(1)>",
             "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj<</Type/Catalog>>endobj\n%%EOF",
             "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(%pipe%id)",
-            "text": b"not a picture\n" * 20,
+            "text": b"not an image\n" * 20,
             "zip": b"PK\x03\x04" + b"\0" * 60,
             "hdf5": b"\x89HDF\r\n\x1a\n" + b"\0" * 600,
             "mpeg": b"\0\0\1\xb3\x10\0\x10\0" + b"\0" * 60,
@@ -266,7 +266,7 @@ class Hostile:
             self.passed_over.add(f"others/{name}")
         self._broken("others/random.png", np.random.default_rng(1).bytes(5000), NO_PICTURE)
         heic = b"\0\0\0\x18ftypheic" + b"\0" * 400
-        self._broken("others/photo.heic", heic, "pillow-heif|are damaged|is not a picture")
+        self._broken("others/photo.heic", heic, "pillow-heif|are damaged|is not an image")
         self._write("others/notes.txt", b"none")
         self.passed_over.add("others/notes.txt")
         for name in (".hidden.jpg", "._resource.jpg", "Thumbs.db"):

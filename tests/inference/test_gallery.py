@@ -22,7 +22,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)> 'q\" #%20.png".replace("/", "_"
 
 
 class Varied(HalfDetector):
-    """`HalfDetector`, but in red pictures it finds one skirt, surely."""
+    """`HalfDetector`, but in red images it finds one skirt, surely."""
 
     def finish(self, image, color):
         if color != [200, 0, 0]:
@@ -72,14 +72,14 @@ def test_filters(page):
     with open_page(page) as driver:
         assert shown(driver) == [HOSTILE, "a red.png", "b.png", "c.png"]
         status = driver.find_element("id", "shown")
-        assert status.text == "4 pictures, 5 garments"
+        assert status.text == "4 images, 5 garments"
         assert wait(driver, "document.querySelector('.card img').naturalWidth") == 120
         counts = {c.text.rsplit(None, 1)[0]: c.text.rsplit(None, 1)[1] for c in
                   driver.find_elements("css selector", ".chip") if c.is_displayed()}  # fmt: skip
         assert counts == {"vest": "2", "trousers": "2", "skirt": "1", "no garments": "1"}
 
         chip(driver, "skirt").click()
-        assert shown(driver) == ["a red.png"] and status.text == "1 of 4 pictures, 1 garment"
+        assert shown(driver) == ["a red.png"] and status.text == "1 of 4 images, 1 garment"
         chip(driver, "no garments").click()
         assert shown(driver) == ["a red.png", "c.png"]
         chip(driver, "skirt").click()
@@ -98,7 +98,7 @@ def test_failures_are_told(page):
     with open_page(page) as driver:
         text = driver.find_element("id", "failures").text
         assert "Without results: 1" in text and "broken <b>.jpg" in text
-        assert "it is not a picture" in text
+        assert "it is not an image" in text
 
 
 def test_compare_by_mouse(page):
@@ -200,7 +200,7 @@ def test_2000_pictures_are_still_quick(tmp_path):
             "document.body.offsetHeight; return [t.loadEventEnd, performance.now() - a]"
         )
         loaded = driver.execute_script("return document.querySelectorAll('.card img[src]').length")
-    print(f"2,000 pictures: loaded in {timing[0]:.0f} ms, filtered in {timing[1]:.0f} ms")
+    print(f"2,000 images: loaded in {timing[0]:.0f} ms, filtered in {timing[1]:.0f} ms")
     assert loaded < 200  # the others are decoded when they come into view
     # Ten times what a quiet machine takes.
     assert timing[0] < 8000 and timing[1] < 2000

@@ -107,7 +107,7 @@ def test_the_gallery_names_and_links_them_right(hostile):
               image.src = url;
             });
             (async () => {
-              for (const {name, picture, overlay, size} of pictures) {
+              for (const {name, picture, overlay, size} of images) {
                 if (Math.max(...size) > 10000) continue;
                 if (!await works(overlay, size)) broken.push("overlay of " + name);
                 if (!new RegExp(foreign).test(name) && !name.startsWith("damaged/")

@@ -30,9 +30,9 @@ def test_a_folder(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     os.symlink("nowhere", tmp_path / "link.png")
     found = list_pictures(tmp_path)
-    # What only looks like a picture is listed too: reading it gives the reason.
+    # What only looks like an image is listed too: reading it gives the reason.
     assert names(found) == sorted([*wanted, "plain", "folder.jpg", "link.png"])
-    assert found.passed_over == [("notes.txt", "not a picture; passed over")]
+    assert found.passed_over == [("notes.txt", "not an image; passed over")]
     assert found.pictures[0] == listing.Picture(tmp_path / "B.JPG", "B.JPG", "B.JPG")
 
 
@@ -65,14 +65,14 @@ def test_a_file_a_pattern_and_a_list(tmp_path, monkeypatch):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(ValueError, match="found no pictures in .*or add --recursive"):
+    with pytest.raises(ValueError, match="found no images in .*or add --recursive"):
         list_pictures(tmp_path)
     with pytest.raises(ValueError, match="'nowhere/x.jpg' does not exist; give a folder"):
         list_pictures("nowhere/x.jpg")
-    with pytest.raises(ValueError, match="found no pictures"):
+    with pytest.raises(ValueError, match="found no images"):
         list_pictures(f"{tmp_path}/*.jpg")
     touch(tmp_path, "empty.txt")
-    with pytest.raises(ValueError, match="found no pictures"):
+    with pytest.raises(ValueError, match="found no images"):
         list_pictures(tmp_path / "empty.txt")
 
 
@@ -85,7 +85,7 @@ def test_names_too_long_for_their_outputs(tmp_path):
 
 
 def test_folders_that_lie_where_results_go(tmp_path):
-    """A picture's or the run's own files get their names, folders of the input give way."""
+    """An image's or the run's own files get their names, folders of the input give way."""
     touch(tmp_path, "results.csv/a.jpg", "sub/results.csv/a.jpg", "Cutouts/a.jpg", "b.jpg")
     touch(tmp_path, "b.jpg.png/c.jpg", "b.jpg.json/c.jpg", "b.jpg.classes.png/c.jpg")
     touch(tmp_path, "b.jpg.png~/c.jpg", "sub/b.jpg.png/c.jpg", "b.jpg.txt/c.jpg")

@@ -1,4 +1,4 @@
-"""Many pictures through a detector whose results are known beforehand."""
+"""Many images through a detector whose results are known beforehand."""
 
 import os
 import platform
@@ -195,26 +195,26 @@ def test_exif_rotation_is_applied(tmp_path):
 def test_bad_pictures_are_listed_and_do_not_stop_the_rest(tmp_path, batch_size, capsys):
     folder, out = tmp_path / "in", tmp_path / "out"
     write_picture(folder / "a.png")
-    (folder / "b.jpg").write_bytes(b"not a picture")
+    (folder / "b.jpg").write_bytes(b"not an image")
     write_picture(folder / "c.png", color=BROKEN)
     (folder / "d.jpg").touch()
     write_picture(folder / "e.png")
     (folder / "notes.txt").touch()
     summary = run_pictures(HalfDetector(batch_size), folder, out)
     assert [name for name, _ in summary.failures] == ["b.jpg", "c.png", "d.jpg"]
-    assert summary.failures[0][1].startswith("cannot be read: it is not a picture")
+    assert summary.failures[0][1].startswith("cannot be read: it is not an image")
     assert summary.failures[1][1] == "RuntimeError: no such colour"
     assert (summary.processed, summary.instances) == (2, 4)
     api, results, failures = load(out)
-    # Ids are positions in the whole list, so that a failure renames no other picture.
+    # Ids are positions in the whole list, so that a failure renames no other image.
     assert [(i["id"], i["file_name"]) for i in api.imgs.values()] == [(1, "a.png"), (5, "e.png")]
     assert {a["image_id"] for a in results.anns.values()} == {1, 5}
-    passed_over = ("notes.txt", "not a picture; passed over")
+    passed_over = ("notes.txt", "not an image; passed over")
     assert failures[1:] == [*map(list, summary.failures), list(passed_over)]
     assert summary.passed_over == [passed_over]
     assert not (out / "c.png.png").exists()
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-1].startswith("2 of 5 pictures processed, 4 garments found;")
+    assert printed.splitlines()[-1].startswith("2 of 5 images processed, 4 garments found;")
     assert "3 files failed (see failures.csv):\n  b.jpg: " in printed
 
 
@@ -260,7 +260,7 @@ def test_detector_with_too_few_results_is_reported(tmp_path):
     detector = HalfDetector(2)
     detector.detect = lambda batch: []
     summary, _, _ = run(tmp_path, detector)
-    assert summary.failures == [("a.png", "ValueError: detect() got 1 pictures, gave 0 results")]
+    assert summary.failures == [("a.png", "ValueError: detect() got 1 images, gave 0 results")]
 
 
 def test_large_pictures_wait_for_each_other(tmp_path, monkeypatch):
@@ -286,7 +286,7 @@ def test_too_large_pictures_fail(tmp_path):
 
 def test_empty_folder(tmp_path):
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match=r"found no pictures in .*in'"):
+    with pytest.raises(ValueError, match=r"found no images in .*in'"):
         run(tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -323,7 +323,7 @@ def test_no_picture_of_the_input_is_replaced(tmp_path):
     with pytest.raises(ValueError, match="overlay of a.jpg would replace .*a.jpg.png, which is"):
         run_pictures(HalfDetector(), tmp_path / "list.txt", tmp_path, progress=False)
     assert files(tmp_path) == before
-    # One picture beside its results is fine: nothing is taken for anything else.
+    # One image beside its results is fine: nothing is taken for anything else.
     run_pictures(HalfDetector(), tmp_path / "a.jpg.png", tmp_path, progress=False)
     assert (tmp_path / "a.jpg.png.png").is_file()
 

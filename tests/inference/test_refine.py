@@ -1,4 +1,4 @@
-"""Masks that follow the edges of the picture."""
+"""Masks that follow the edges of the image."""
 
 import sys
 

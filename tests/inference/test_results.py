@@ -48,7 +48,7 @@ def test_no_garments():
 @pytest.mark.parametrize(
     ("boxes", "ids", "message"),
     [
-        ([[0, 0, 41, 10]], [1], "boxes within the picture"),
+        ([[0, 0, 41, 10]], [1], "boxes within the image"),
         ([[0, 0, 4, 10]], [1, 2], "as many of each"),
         ([[0, 0, 4, 10]], [3], "class id 3 has no name"),
         ([[0, 0, 4, 10]], [0], "class id 0 has no name"),

@@ -30,7 +30,7 @@ CHANNELS = {
 
 
 def trunk_and_pyramid(build):
-    """A model from a picture to [C1..C5, P2..P6]."""
+    """A model from an image to [C1..C5, P2..P6]."""
     image = keras.Input((None, None, 3))
     trunk = build(image)
     return keras.Model(image, [*trunk, *fpn_graph(trunk[1:], 16)])
@@ -49,7 +49,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def outputs(models):
-    """Each model's maps of a picture of 128x192."""
+    """Each model's maps of an image of 128x192."""
     picture = np.random.default_rng(0).uniform(-127, 127, (1, HEIGHT, WIDTH, 3))
     picture = tf.constant(picture, tf.float32)
     return {name: model(picture) for name, model in models.items()}

@@ -1,6 +1,5 @@
 """Class, box and mask heads, the detections made from them, and their losses."""
 
-from tests.helpers import GOLDEN
 import keras
 import numpy as np
 import pytest
@@ -19,9 +18,9 @@ from mrcnn.network.heads import (
     refine_detections_graph,
 )
 from mrcnn.network.layers import fold_batch_norms
+from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
-
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def detection_inputs(golden):
 
 
 def detect(rois, classes, scores, window=(0, 0, 101, 101), **options):
-    """Detections of one picture of 101x101 with four classes and no deltas."""
+    """Detections of one image of 101x101 with four classes and no deltas."""
     rois, count = np.array(rois, np.float32).reshape(-1, 4), len(classes)
     probs = np.zeros((count, 4), np.float32)
     probs[np.arange(count), classes] = scores
@@ -295,7 +294,7 @@ def test_golden_mask_loss(golden, case):
 def test_class_loss_counts_active_predictions_only():
     logits = np.array([[[0, np.log(3), 0], [0, 0, 9.0]], [[9.0, 0, 0], [0, 0, 8]]], np.float32)
     ids = np.array([[1, 1], [0, 0]])
-    active = np.array([[1, 1, 0], [1, 1, 1]])  # the first picture's row decides
+    active = np.array([[1, 1, 0], [1, 1, 1]])  # the first image's row decides
     expected = (np.log(5 / 3) + np.log(1 + 2 * np.exp(-9))) / 2
     np.testing.assert_allclose(mrcnn_class_loss_graph(ids, logits, active), expected, rtol=1e-5)
     assert mrcnn_class_loss_graph(ids, logits, np.zeros((2, 3))) == 0
@@ -389,6 +388,6 @@ def test_anchor_grid_round_trip_keeps_its_shapes():
 
 
 def every_fourth_pixel(image_shape):
-    """Map shapes of a backbone of one's own: 2x2 whatever the picture."""
+    """Map shapes of a backbone of one's own: 2x2 whatever the image."""
     del image_shape
     return np.array([[2, 2]])

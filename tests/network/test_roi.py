@@ -1,6 +1,5 @@
 """RoIs: cutting them out of the feature maps, and choosing those that train the heads."""
 
-from tests.helpers import GOLDEN
 import keras
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import tensorflow as tf
 
 from mrcnn.config import Config
 from mrcnn.network.roi import DetectionTargetLayer, PyramidROIAlign, max_positive_rois, roi_levels
+from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
 
@@ -100,7 +100,7 @@ def test_roi_align_equals_crop_and_resize(pool):
 
 
 def test_roi_align_equals_crop_and_resize_at_the_border():
-    # The last sample of a box clipped to the picture lies on the last pixel, or by a rounding
+    # The last sample of a box clipped to the image lies on the last pixel, or by a rounding
     # error beyond it, where samples are 0: only the same order of operations gives the same.
     rng = np.random.default_rng(1)
     boxes = np.clip(random_boxes(rng, 2000, -0.3, 1.3), 0, 1)[None]
@@ -236,13 +236,13 @@ def test_roi_align_config_round_trip():
 
 # --- DetectionTargetLayer ---------------------------------------------------------------------
 
-# Two objects far apart and a place for more; a mask a picture holds is one mini mask an object.
+# Two objects far apart and a place for more; a mask an image holds is one mini mask an object.
 OBJECTS = np.array([[0.1, 0.1, 0.3, 0.3], [0.6, 0.6, 0.9, 0.8], [0, 0, 0, 0]], np.float32)
 BACKGROUND = np.array([0.35, 0.35, 0.5, 0.5], np.float32)
 
 
 def target_inputs(proposals, class_ids=(3, 5, 0), boxes=OBJECTS, masks=None):
-    """The layer's inputs for one picture."""
+    """The layer's inputs for one image."""
     proposals = np.asarray(proposals, np.float32).reshape(-1, 4)
     if masks is None:
         masks = np.ones((28, 28, len(boxes)), bool)
@@ -251,7 +251,7 @@ def target_inputs(proposals, class_ids=(3, 5, 0), boxes=OBJECTS, masks=None):
 
 
 def choose(inputs, **options):
-    """The four outputs of one picture as arrays, and how many rows are real and positive."""
+    """The four outputs of one image as arrays, and how many rows are real and positive."""
     outputs = [np.asarray(x)[0] for x in DetectionTargetLayer(**options)(inputs)]
     real = outputs[0].any(axis=1).sum()
     return outputs, int(real), int((outputs[1] > 0).sum())
@@ -379,7 +379,7 @@ def test_targets_match_the_best_object_and_measure_its_deltas():
 
 @pytest.mark.parametrize("mini", [True, False])
 def test_target_masks_are_cut_to_the_roi(mini):
-    # The object covers the upper 8 of 16 rows of the picture; of these, the lower
+    # The object covers the upper 8 of 16 rows of the image; of these, the lower
     # half's first 12 columns are set.
     box = np.array([[0.0, 0.0, 7 / 15, 1.0]])
     mask = np.zeros((16, 16, 1), bool)

@@ -1,6 +1,5 @@
 """Region proposal network: its head, its proposals and its losses."""
 
-from tests.helpers import GOLDEN
 import keras
 import numpy as np
 import pytest
@@ -14,9 +13,9 @@ from mrcnn.network.rpn import (
     rpn_bbox_loss_graph,
     rpn_class_loss_graph,
 )
+from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
-
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def proposal_inputs(golden):
 
 
 def inputs_for(boxes, scores):
-    """ProposalLayer's inputs for one picture whose anchors need no change."""
+    """ProposalLayer's inputs for one image whose anchors need no change."""
     boxes, scores = np.array([boxes], np.float32), np.array([scores], np.float32)
     return [np.stack([1 - scores, scores], axis=-1), np.zeros_like(boxes), boxes]
 

@@ -1,6 +1,5 @@
 """Box formulas on tensors: the original's numbers, hand-made values, and their NumPy twins."""
 
-from tests.helpers import GOLDEN
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from mrcnn.core import boxes as np_boxes
 from mrcnn.network import tensor_ops as ops
+from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
 

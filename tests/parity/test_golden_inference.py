@@ -130,7 +130,7 @@ def test_detections_are_the_same_set(tensors, golden):
 
 
 def test_detect(detector, picture, golden):
-    """From picture to masks, on an input that differs by single grey levels."""
+    """From image to masks, on an input that differs by single grey levels."""
     result = detector.detect([picture])[0]
     assert result["rois"].dtype == np.int32 and result["class_ids"].dtype == np.int32
     assert result["scores"].dtype == np.float32 and result["masks"].dtype == bool

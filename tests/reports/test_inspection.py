@@ -1,4 +1,4 @@
-"""`model.py inspect`: counts against hand-counted files, the pictures it draws, and its page."""
+"""`model.py inspect`: counts against hand-counted files, the images it draws, and its page."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ CATEGORIES = [
     {"id": 5, "name": "vest"},
     {"id": 7, "name": "shorts"},
 ]
-# Two pictures with garments and one without, by id: b, c, a.
+# Two images with garments and one without, by id: b, c, a.
 PICTURES = [
     {"id": 3, "file_name": "a.png", "width": 100, "height": 80, "pair_id": 7, "source": "user"},
     {"id": 1, "file_name": "b.png", "width": 100, "height": 80, "pair_id": 7, "source": "shop"},
@@ -66,7 +66,7 @@ def content(annotations=ANNOTATIONS, pictures=PICTURES, categories=CATEGORIES):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Writes a COCO file and its pictures, grey 200; returns the file's path."""
+    """Writes a COCO file and its images, grey 200; returns the file's path."""
 
     def write(coco_content=None, folder=tmp_path, name="things.json"):
         coco_content = coco_content or content()
@@ -224,7 +224,7 @@ def test_no_pictures(tmp_path):
 
 
 def encoded(x, y, w, h, compressed, size=(80, 100)):
-    """The RLE of a rectangle in a picture of `size` (height, width)."""
+    """The RLE of a rectangle in an image of `size` (height, width)."""
     mask = np.zeros(size, np.uint8, order="F")
     mask[y : y + h, x : x + w] = 1
     if compressed:
@@ -264,7 +264,7 @@ def foreign():
 
 
 def write_foreign(folder):
-    """The foreign file as COCO lays it out: annotations/ beside the folder of the pictures."""
+    """The foreign file as COCO lays it out: annotations/ beside the folder of the images."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "val2017").mkdir()
     for entry in FOREIGN_PICTURES:
@@ -391,7 +391,7 @@ def test_histogram_counts_each_value_once(values, open_end):
 
 @pytest.fixture
 def many(coco, tmp_path):
-    """40 pictures with a vest, one of them with a skirt too, one with shorts too."""
+    """40 images with a vest, one of them with a skirt too, one with shorts too."""
     pictures = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(1, 41)]
     annotations = [garment(i, 5, (2, 2, 20, 20)) for i in range(1, 41)]
     annotations += [garment(17, 9, (5, 5, 9, 9)), garment(18, 7, (5, 5, 9, 9))]
@@ -454,7 +454,7 @@ def test_stored_pixels_count(coco, tmp_path):
 def test_missing_and_resized_pictures_are_listed(many, tmp_path):
     (tmp_path / "17.png").unlink()
     Image.new("RGB", (41, 30)).save(tmp_path / "18.png")
-    (tmp_path / "5.png").write_bytes(b"no picture")
+    (tmp_path / "5.png").write_bytes(b"no image")
     sheet = inspection.contact_sheet(many, tmp_path, 100)
     failed = dict(sheet.failed)
     assert set(failed) == {"17.png", "18.png", "5.png"} and len(sheet.tiles) == 37
@@ -494,7 +494,7 @@ def test_montage():
     assert (sheet[:, 40:50] == 255).all()  # no name reaches into the next column
 
 
-# --- Where the pictures are -------------------------------------------------------------------
+# --- Where the images are -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -546,7 +546,7 @@ def data(coco, tmp_path):
 def test_command(data, tmp_path):
     printed = run(cwd=tmp_path)  # all defaults
     out = tmp_path / "output_folder" / "inspect_train"
-    assert "3 pictures, 1 of them without an instance; 4 instances" in printed
+    assert "3 images, 1 of them without an instance; 4 instances" in printed
     assert "5  vest                             3   75.0%         2" in printed
     assert "imbalance 3:1, vest to skirt" in printed
     assert "scale: small 1, moderate 1, large 1, missing 1" in printed
@@ -565,7 +565,7 @@ def test_command(data, tmp_path):
 def test_limit_pictures_and_seed(data, tmp_path):
     options = ["--data", data, "--limit", 2, "--pictures", 1, "--seed", 3]
     printed = run(*options, "--output_folder", tmp_path / "out")
-    assert "2 pictures, 1 of them without an instance; 1 instances" in printed
+    assert "2 images, 1 of them without an instance; 1 instances" in printed
     found = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert (found["limit"], found["sheet"]["seed"]) == (2, 3)
     assert found["sheet"]["pictures"] == ["b.png"]
@@ -574,7 +574,7 @@ def test_limit_pictures_and_seed(data, tmp_path):
 def test_any_coco_file(tmp_path):
     path = write_foreign(tmp_path)
     printed = run("--annotations", path, cwd=tmp_path)
-    assert "2 pictures, 0 of them without an instance; 3 instances, 1 crowds" in printed
+    assert "2 images, 0 of them without an instance; 3 instances, 1 crowds" in printed
     assert "occlusion: n/a" in printed and "人" in printed
     assert "2 annotations without a box or an area" in printed
     out = tmp_path / "output_folder" / "inspect_val2017"
@@ -587,17 +587,17 @@ def test_missing_pictures_are_no_end(data, tmp_path):
     (data / "train" / "image" / "a.png").unlink()
     out = tmp_path / "out"
     printed = run("--data", data, "--output_folder", out)
-    assert "1 pictures could not be drawn:" in printed and "a.png does not exist" in printed
+    assert "1 images could not be drawn:" in printed and "a.png does not exist" in printed
     assert (out / "contact_sheet.png").exists()
     found = json.loads((out / "statistics.json").read_text())
     assert found["sheet"]["classes_not_shown"] == ["skirt"]
     # None left: the sheet of the earlier run goes, as it shows what is not there.
     (data / "train").rename(tmp_path / "away")
     printed = run("--data", data, "--output_folder", out)
-    assert "no pictures found; give their folder with --images" in printed
+    assert "no images found; give their folder with --images" in printed
     assert not (out / "contact_sheet.png").exists()
     printed = run("--data", data, "--output_folder", out, "--images", tmp_path / "away" / "image")
-    assert "contact_sheet.png (2 pictures)" in printed
+    assert "contact_sheet.png (2 images)" in printed
 
 
 @pytest.mark.parametrize(
@@ -646,13 +646,13 @@ def test_the_page_in_a_browser(data, tmp_path):
             "return [...document.querySelectorAll('.chart')].map(c => [c.ariaLabel,"
             " [...c.querySelectorAll('.bar')].filter(b => b.getBBox().height > 0).length])"
         )
-    assert "train: 4 instances in 3 pictures" in text
+    assert "train: 4 instances in 3 images" in text
     assert "3 : 1\nimbalance\nvest to skirt" in text and "Without an instance: shorts." in text
     assert rows[0].split() == ["vest", "5", "3", "75.0", "%", "2"]
     # scale with "missing", occlusion with "other", zoom_in, viewpoint, source
     assert all_row == ["all", *"1111", *"1111", *"211", *"121", *"31"]
     assert sorted(widths) == [60, 100, 100]
-    assert dict(bars)["Instances per picture"] == 3 and dict(bars)["Box width"] == 3
+    assert dict(bars)["Instances per image"] == 3 and dict(bars)["Box width"] == 3
 
 
 @needs_browser
@@ -685,5 +685,5 @@ def test_the_page_of_nothing(tmp_path, coco_content):
     (tmp_path / "x.json").write_text(json.dumps(coco_content))
     with open_page(page_of(tmp_path / "x.json", tmp_path / "none", tmp_path / "out")) as driver:
         text = driver.execute_script("return document.body.innerText")
-    assert f"0 instances in {len(coco_content['images'])} pictures" in text
-    assert "No pictures were found" in text
+    assert f"0 instances in {len(coco_content['images'])} images" in text
+    assert "No images were found" in text

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import read_results, read_truth
+from mrcnn.coco.ground_truth import read_ground_truth, read_results
 from mrcnn.commands.shared import UsageError
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.evaluation import metrics
@@ -35,7 +35,7 @@ def garment(image_id, category_id, top, shift=0):
 
 
 def make_truth():
-    """In each picture a shirt above, and below trousers, or a skirt in each third."""
+    """In each image a shirt above, and below trousers, or a skirt in each third."""
     annotations = []
     for i in range(1, PICTURES + 1):
         lower = SKIRT if i % 3 == 0 else TROUSERS
@@ -71,7 +71,7 @@ def data(tmp_path_factory):
     truth = make_truth()
     (folder / "validation_coco.json").write_text(json.dumps(truth))
     rng = np.random.default_rng(0)
-    for image in truth["images"][:-1]:  # one picture is missing
+    for image in truth["images"][:-1]:  # one image is missing
         pixels = rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "validation" / "image" / image["file_name"])
     (folder / "results.json").write_text(json.dumps(make_results(truth)))
@@ -155,7 +155,7 @@ def test_metrics_by_hand(found):
     assert counts[SKIRT - 1, TROUSERS - 1] == 4 and counts[TROUSERS - 1, SKIRT - 1] == 0
     assert counts[-1, SHIRT - 1] == 1 and counts[SHIRT - 1, -1] == 1
     assert found["boundary"]["mask_iou"] == pytest.approx(39 / 41)
-    # The picture whose shirt is missed is as bad as those with a skirt, or worse.
+    # The image whose shirt is missed is as bad as those with a skirt, or worse.
     assert found["pictures"]["best"][0]["quality"] == pytest.approx(39 / 41)
     low, high = found["mask"]["intervals"]["AP"]
     assert low < found["mask"]["AP"] < high
@@ -178,7 +178,7 @@ def test_a_difference_of_few_pictures_is_never_clear(pictures, clear):
     """All agree that the first run is better, but five do so by chance one time in sixteen."""
     box = {"category_id": 1, "bbox": [0, 0, 10, 10]}
     ids = range(1, pictures + 1)
-    read = read_truth(
+    read = read_ground_truth(
         {
             "images": [{"id": i, "height": 20, "width": 20} for i in ids],
             "annotations": [box | {"id": i, "image_id": i, "area": 100} for i in ids],
@@ -248,7 +248,7 @@ def test_the_page_in_a_browser(data, printed):
         assert cell.text == "100 %"
         target = cell.find_element(By.TAG_NAME, "a").get_attribute("href").split("#")[1]
         assert "4 confused" in driver.find_element(By.ID, target).text
-        # A picture is enlarged from the keyboard and closed by Escape.
+        # An image is enlarged from the keyboard and closed by Escape.
         all_(".zoom")[0].send_keys(Keys.ENTER)
         large = driver.find_element(By.ID, "large")
         assert large.is_displayed() and "annotated" in large.text
@@ -263,7 +263,7 @@ def test_a_narrow_page_does_not_scroll_sideways(data, printed):
         assert driver.execute_script(wide) == 0
 
 
-@pytest.mark.parametrize("kind", ["nothing found", "boxes", "no truth", "one picture", "named ids"])
+@pytest.mark.parametrize("kind", ["nothing found", "boxes", "no truth", "one image", "named ids"])
 def test_reports_of_little(kind, tmp_path):
     """Every table and plot copes with what isn't there."""
     truth = make_truth()
@@ -279,8 +279,8 @@ def test_reports_of_little(kind, tmp_path):
             row["image_id"] = f"p{row['image_id']:02d}"
         for image in truth["images"]:
             image["id"] = f"p{image['id']:02d}"
-    limit = 1 if kind == "one picture" else None
-    read = read_truth(truth, limit=limit)
+    limit = 1 if kind == "one image" else None
+    read = read_ground_truth(truth, limit=limit)
     options = metrics.Options(resamples=3)
     found = metrics.evaluate(read, read_results(read, results), options)
     page = report.write_report(tmp_path / "deep" / "report", found)
@@ -294,7 +294,7 @@ def test_reports_of_little(kind, tmp_path):
     if kind == "no truth":
         assert found.metrics["mask"]["AP"] is None and "mask AP n/a" in text
         assert found.metrics["published"] is None
-    if kind == "one picture":
+    if kind == "one image":
         assert found.metrics["run"]["left_out"] == 23
     if kind == "named ids":
         assert found.metrics["pictures"]["worst"][0]["image_id"].startswith("p")
@@ -306,7 +306,7 @@ def test_plots_of_an_earlier_report_go(tmp_path):
     for annotation in truth["annotations"]:
         del annotation["scale"], annotation["occlusion"]
         del annotation["zoom_in"], annotation["viewpoint"]
-    read = read_truth(truth)
+    read = read_ground_truth(truth)
     found = metrics.evaluate(read, read_results(read, []), metrics.Options(resamples=0))
     (tmp_path / "subsets.png").write_bytes(b"old")
     report.write_report(tmp_path, found)
@@ -361,7 +361,7 @@ def test_corners_instead_of_sizes_are_noticed(data, tmp_path):
         del row["segmentation"]
     (data / "corners.json").write_text(json.dumps(rows))
     output = run(data, "corners.json", "--report", tmp_path, "--resamples", 0)
-    assert "of the boxes reach out of their pictures" in output
+    assert "of the boxes reach out of their images" in output
     assert "mask n/a" in output
 
 

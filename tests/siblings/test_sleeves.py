@@ -1,4 +1,4 @@
-"""The sleeve head's features, its file, and its training, on hand-made pictures of features."""
+"""The sleeve head's features, its file, and its training, on hand-made images of features."""
 
 import importlib.util
 import json
@@ -78,7 +78,7 @@ def test_masks_on_the_grid():
 
 
 def test_describe_tells_garment_from_surroundings():
-    """On maps that say where they are: the first half of the picture's columns is 1."""
+    """On maps that say where they are: the first half of the image's columns is 1."""
     from mrcnn.core.image import compose_image_meta
     from mrcnn.siblings.sleeves import ROWS, describe
 
@@ -264,7 +264,7 @@ def test_predictor_and_detect_use_the_head(small_weights, golden_images, tmp_pat
 
 
 def write_skirts(folder, image, boxes):
-    """A data folder of one picture, in which all boxes are skirts."""
+    """A data folder of one image, in which all boxes are skirts."""
     from PIL import Image
 
     (folder / "train" / "image").mkdir(parents=True)

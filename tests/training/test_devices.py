@@ -39,7 +39,7 @@ def train_here(folder, **options):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """(row of the log, weights) after three steps of four pictures on one device."""
+    """(row of the log, weights) after three steps of four images on one device."""
     return train_here(tmp_path_factory.mktemp("alone"))
 
 

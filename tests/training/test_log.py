@@ -123,7 +123,7 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
 
 
 def colours(rows):
-    """Colours of the picture that are no shade of grey."""
+    """Colours of the image that are no shade of grey."""
     pixels = check_png(plot_curves(rows)).reshape(-1, 3).astype(int)
     vivid = pixels[np.ptp(pixels, axis=1) > 60]
     return {tuple(colour) for colour in np.unique(vivid, axis=0)}

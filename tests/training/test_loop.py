@@ -225,7 +225,7 @@ def test_a_validation_that_is_not_finite_names_its_own_pictures(tmp_path):
             return {"loss": float("inf")}
 
     options = {
-        "describe": lambda batch: ["a training picture"],
+        "describe": lambda batch: ["a training image"],
         "describe_validation": lambda batch: [f"validation_{int(batch[0][0])}.jpg"],
     }
     with pytest.raises(FloatingPointError, match="the validation after epoch 1, step 1") as caught:

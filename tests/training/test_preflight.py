@@ -24,7 +24,7 @@ NAMES = ["long_sleeved_shirt", "trousers", "sling"]
 
 
 class Labels(Dataset):
-    """Pictures of files, and the class ids of their objects."""
+    """Images of files, and the class ids of their objects."""
 
     def __init__(self, paths, labels=None, **values):
         super().__init__()
@@ -65,7 +65,7 @@ def test_every_picture_file_is_looked_for(tmp_path):
     assert check_files(Labels(paths), "train") == [f"train: {paths[4]} does not exist"]
     shutil.rmtree(tmp_path / "a")
     gone = check_files(Labels([*paths, *paths]), "train")
-    assert len(gone) == 6 and gone[-1] == "train: and 3 more of 12 pictures do not exist"
+    assert len(gone) == 6 and gone[-1] == "train: and 3 more of 12 images do not exist"
 
 
 def test_files_that_are_there_though_not_listed_are_not_missing(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_files_that_are_there_though_not_listed_are_not_missing(tmp_path, monkey
     assert check_files(Labels(paths), "train") == []
 
 
-# --- Pictures -----------------------------------------------------------------------------------
+# --- Images -----------------------------------------------------------------------------------
 
 
 def test_sound_pictures_pass(tmp_path):
@@ -104,7 +104,7 @@ def test_damage_is_found_and_named(tmp_path, kind):
     assert [f.split(" ")[1] for f in findings] == [str(p) for p in paths[:4]]
     assert all(f.startswith("validation: ") for f in findings)
     for finding, words in zip(
-        findings, ("does not exist", "cannot be read", "not a picture", "is empty"), strict=True
+        findings, ("does not exist", "cannot be read", "not an image", "is empty"), strict=True
     ):
         assert words in finding
 
@@ -145,14 +145,14 @@ def test_many_findings_are_counted(tmp_path):
     paths = [tmp_path / f"{i}.jpg" for i in range(9)]
     assert len(check_pictures(Labels(paths[:5]), "train")) == 5
     findings = check_pictures(Labels(paths), "train")
-    assert len(findings) == 6 and findings[5] == "train: and 4 more of the 9 pictures read"
+    assert len(findings) == 6 and findings[5] == "train: and 4 more of the 9 images read"
 
 
 def test_a_sample_depends_on_the_seed_alone(tmp_path):
     paths = [tmp_path / f"{i}.jpg" for i in range(400)]
     few = [check_pictures(Labels(paths), "train", seed, sample=4) for seed in (0, 0, 1)]
     assert few[0] == few[1] != few[2] and [len(f) for f in few] == [4, 4, 4]
-    assert check_pictures(Labels(paths), "train")[5].endswith("195 more of the 200 pictures read")
+    assert check_pictures(Labels(paths), "train")[5].endswith("195 more of the 200 images read")
 
 
 def test_slow_pictures_are_fewer(tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_classes_without_examples_are_named():
 def test_no_objects_at_all():
     for labels in ([], [[], []], [[-1]]):
         dataset = Labels([None] * len(labels), labels)
-        assert check_classes(dataset, "train") == ["train: no picture has an object"]
+        assert check_classes(dataset, "train") == ["train: no image has an object"]
 
 
 def test_without_annotations_classes_are_not_known():
@@ -310,7 +310,7 @@ def test_out_of_memory_says_what_to_do():
     ):
         for answers in ((error,), (good, error)):
             (finding,), facts = try_step(Trainer(*answers), BATCH)
-            assert "a step of 4 pictures does not fit into memory" in finding
+            assert "a step of 4 images does not fit into memory" in finding
             assert "--accumulate" in finding and "and so on" not in finding and facts == {}
     assert finding.endswith("(MemoryError)")
     with pytest.raises(ZeroDivisionError):

@@ -1,8 +1,8 @@
 """The shapes of made-up garments of DeepFashion2's 13 kinds: landmarks, outlines, seams.
 
 Points are complex numbers x + iy, y down, in one of two frames. Figure: head heights from the
-base of the neck. Picture: pixels as stored, that in column j and row i covers [j, j + 1) x
-[i, i + 1). Left is the picture's left; `side` is -1 there and 1 on the right. Landmarks are in
+base of the neck. Image: pixels as stored, that in column j and row i covers [j, j + 1) x
+[i, i + 1). Left is the image's left; `side` is -1 there and 1 on the right. Landmarks are in
 the data set's order, numbered from 1.
 """
 
@@ -83,7 +83,7 @@ class Pattern(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Figure frame -> picture frame."""
+    """Figure frame -> image frame."""
 
     squeeze: float  # of the width: 1 from the front, less from the side
     turn: complex  # its length is a head's height in pixels
@@ -376,7 +376,7 @@ CUBIC = np.stack(
 
 
 def lay_out(patterns, place):
-    """Garments in the picture frame, all at once because that is quicker.
+    """Garments in the image frame, all at once because that is quicker.
 
     Args:
         patterns: list of `Pattern`.
@@ -438,7 +438,7 @@ def strips(lines, halves, place):
         place: `Place`.
 
     Returns:
-        array of shapely geometries in the picture frame.
+        array of shapely geometries in the image frame.
     """
     at = place([p for line in lines for p in line])
     number = np.repeat(range(len(lines)), [len(line) for line in lines])

@@ -1,6 +1,6 @@
 """Paints the scenes of `mrcnn/deepfashion2/demo/scenes.py`: backdrops, people, cloth with its print, folds and seams.
 
-Shapes are shapely geometries in pixels of the picture; x to the right, y down. Boxes here are
+Shapes are shapely geometries in pixels of the image; x to the right, y down. Boxes here are
 (x1, y1, x2, y2), whole pixels, x2 and y2 exclusive. Colours are RGB, 0..1, but for Pillow's.
 """
 
@@ -30,11 +30,11 @@ HAIRS = (
 )
 # How the second colour of a cloth lies on the first, and how often.
 PRINTS = {"plain": 10, "bars": 3, "stripes": 1.5, "checks": 2, "dots": 1.5, "print": 4}
-NOISE_SIZE = 1024  # at least a picture's longer side
+NOISE_SIZE = 1024  # at least an image's longer side
 
 
 def draw(scene, below, above, rng):
-    """The picture of a scene.
+    """The image of a scene.
 
     Args:
         scene: `mrcnn.deepfashion2.demo.scenes.Scene`.
@@ -132,13 +132,13 @@ def tiles(canvas, rng):
 
 
 def grain(canvas, rng):
-    """The picture with a camera's noise, light and contrast."""
+    """The image with a camera's noise, light and contrast."""
     fine = noise_window((1, 1), canvas.height, canvas.width, rng) * np.float32(rng.uniform(1, 5))
     return Image.fromarray(add(canvas, fine[..., np.newaxis] + np.float32(rng.uniform(-14, 14))))
 
 
 def add(canvas, values):
-    """[H, W, 3] uint8: a picture plus float values."""
+    """[H, W, 3] uint8: an image plus float values."""
     return np.clip(np.asarray(canvas, np.float32) + values, 0, 255).astype(np.uint8)
 
 
@@ -151,7 +151,7 @@ def to_bytes(colors):
 
 
 def stencil(shape, size):
-    """A shape as (mask with smooth edges, box); (None, None) outside the picture."""
+    """A shape as (mask with smooth edges, box); (None, None) outside the image."""
     if shape.is_empty:
         return None, None
     x1, y1, x2, y2 = np.array(shape.bounds)
@@ -247,7 +247,7 @@ def printed(cloth, place, box, rng):
     x1, y1, x2, y2 = box
     x = (np.arange(x1, x2, dtype=np.float32) - np.float32(place.offset.real))[np.newaxis]
     y = (np.arange(y1, y2, dtype=np.float32) - np.float32(place.offset.imag))[:, np.newaxis]
-    # Picture frame -> periods of the print, along with the garment.
+    # Image frame -> periods of the print, along with the garment.
     inverse = np.complex64(1 / (place.turn * cloth.period))
     across = (x * inverse.real - y * inverse.imag) / np.float32(place.squeeze)
     down = x * inverse.imag + y * inverse.real

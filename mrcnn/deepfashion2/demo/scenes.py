@@ -1,7 +1,7 @@
 """Made-up data in DeepFashion2's layout: drawn garments of the 13 kinds, every field filled in.
 
 The data set itself lies behind a form, so tests, the quick start and benchmarks use this.
-(seed, split, number) fix a picture and its annotation, whatever else is made. Frames and
+(seed, split, number) fix an image and its annotation, whatever else is made. Frames and
 points: `mrcnn/deepfashion2/demo/garments.py`.
 """
 
@@ -51,7 +51,7 @@ FREQUENCIES = (71645, 36064, 543, 13457, 16095, 1985, 36616, 55387, 30835, 17211
 GROUPS: dict[tuple[int, ...], list[int]] = {
     group: [FREQUENCIES[i - 1] for i in group] for group in (TOPS, OUTWEAR, BOTTOMS, DRESSES)
 }
-# Undermost first, together all 13. The first pictures of a split wear these and some later ones
+# Undermost first, together all 13. The first images of a split wear these and some later ones
 # too, so that a small set has every class.
 OUTFITS = ((8, 1), (9, 5, 3), (7, 2, 4), (9, 6), (10,), (11,), (12,), (13,))
 RARE_OUTFITS = 0.12
@@ -74,8 +74,8 @@ class Garment(NamedTuple):
     clothing: Clothing
     pattern: Pattern
     place: Place
-    landmarks: Any  # [n] complex, picture frame
-    shape: Any  # shapely geometry, picture frame, as if nothing lay on it
+    landmarks: Any  # [n] complex, image frame
+    shape: Any  # shapely geometry, image frame, as if nothing lay on it
 
 
 class Scene(NamedTuple):
@@ -114,12 +114,12 @@ def seed_of(seed, split, *numbers):
 
 
 def make_scene(number, seed, split):
-    """All that picture `number` of a split shows."""
+    """All that image `number` of a split shows."""
     if number < 1:
-        raise ValueError(f"got picture number {number}; they count from 1")
+        raise ValueError(f"got image number {number}; they count from 1")
     rng = np.random.default_rng(seed_of(seed, split, number))
     pair, first = (number + 1) // 2, number <= len(OUTFITS)
-    # In every third pair of pictures, user and shop show the same clothes.
+    # In every third pair of images, user and shop show the same clothes.
     same = pair % 3 == 0 and not first
     look_seed = seed_of(seed, split, pair, 1) if same else seed_of(seed, split, number, 2)
     look = np.random.default_rng(look_seed) if same else rng
@@ -139,7 +139,7 @@ def make_scene(number, seed, split):
 
 
 def worn_scene(rng, clothes, first, source, pair):
-    """A `Scene` of someone; `first`: from the front, all of it in the picture."""
+    """A `Scene` of someone; `first`: from the front, all of it in the image."""
     view = "front" if first else pick(rng, ("front", "side", "back"), (88, 6, 6))
     figure, size = draw_figure(rng, worn=True), pick(rng, SIZES)
     if len(clothes) > 1 and clothes[1].category_id in TOPS and rng.random() < 0.3:
@@ -192,13 +192,13 @@ def frame(rng, size, framing, middle, squeeze):
 
 
 def lay_down(rng, size, pattern, cell, cells):
-    """The `Place` of a garment on the floor; cells divide the picture from top to bottom."""
+    """The `Place` of a garment on the floor; cells divide the image from top to bottom."""
     points = np.array(pattern.landmarks)
     low = points.real.min() + 1j * points.imag.min()
     span = points.real.max() + 1j * points.imag.max() - low
     unit = between(rng, 0.72, 0.98) * min(size[0] / span.real, size[1] / cells / span.imag)
     if cells == 1 and rng.random() < 0.15:
-        unit *= 1.4  # cut by the picture's border
+        unit *= 1.4  # cut by the image's border
     turn = unit * turned(between(rng, -12, 12) / cells)
     centre = size[0] / 2 + 1j * size[1] * (cell + 0.5) / cells
     return Place(1.0, turn, centre - (low + span / 2) * turn, between(rng, 0, 6))
@@ -232,7 +232,7 @@ def bare_arm(clothes, arm, side):
 
 
 def layers(parts, place):
-    """(material, half width, line in the figure frame) -> (material, shape in the picture)."""
+    """(material, half width, line in the figure frame) -> (material, shape in the image)."""
     names, halves, lines = zip(*parts, strict=True)
     return list(zip(names, strips(lines, halves, place), strict=True))
 
@@ -262,12 +262,12 @@ def body(scene):
 
 
 def demo_annotation(number, seed=0, split="train"):
-    """One picture's annotation, without drawing the picture.
+    """One image's annotation, without drawing the image.
 
     Args:
         number: int, 1 or more: the number in the file's name.
         seed: int, 0 or more.
-        split: name of the split; each has pictures of its own.
+        split: name of the split; each has images of its own.
 
     Returns:
         (content of the annotation file: a dict of JSON's types, (width, height) in pixels).
@@ -277,7 +277,7 @@ def demo_annotation(number, seed=0, split="train"):
 
 
 def demo_picture(number, seed=0, split="train"):
-    """One picture and its annotation; see `demo_annotation`.
+    """One image and its annotation; see `demo_annotation`.
 
     Returns:
         (annotation, PIL.Image in RGB).
@@ -360,7 +360,7 @@ def level(share, second, third):
 
 
 def landmarks(scene, garment, polygons):
-    """([x1, y1, v1, ...], share that other things cover, share outside the picture)."""
+    """([x1, y1, v1, ...], share that other things cover, share outside the image)."""
     points = garment.landmarks
     dots = shapely.points(coordinates(points))
     near = shapely.dwithin(shapely.multipolygons(polygons), dots, LANDMARK_REACH).tolist()
@@ -383,20 +383,20 @@ def landmarks(scene, garment, polygons):
 
 
 def make_demo(folder, images=200, seed=0, splits=SPLITS, progress=True):
-    """Writes pictures and annotations in DeepFashion2's layout.
+    """Writes images and annotations in DeepFashion2's layout.
 
     `<folder>/<split>/image/000001.jpg` and `<folder>/<split>/annos/000001.json`, and so on. The
     splits appear when all of them are complete.
 
     Args:
         folder: str or Path; made where it does not exist.
-        images: int, pictures of all splits together.
+        images: int, images of all splits together.
         seed: int, 0 or more.
         splits: (name, share) pairs; the shares are taken relative to their sum.
         progress: whether to show a bar.
 
     Returns:
-        dict of split name -> number of pictures.
+        dict of split name -> number of images.
 
     Raises:
         ValueError: if an argument is of no use.
@@ -429,7 +429,7 @@ def check_free(folder, splits):
 
 
 def split_counts(images, splits):
-    """dict of split name -> pictures, at least one each, `images` together."""
+    """dict of split name -> images, at least one each, `images` together."""
     splits = list(splits)
     names, shares = [name for name, _ in splits], [share for _, share in splits]
     if (
@@ -454,7 +454,7 @@ def split_counts(images, splits):
 
 
 def write_split(folder, split, count, seed, bar):
-    """Writes one split's pictures and annotations into a new folder."""
+    """Writes one split's images and annotations into a new folder."""
     for name in ("image", "annos"):
         (folder / name).mkdir(parents=True)
     for number in range(1, count + 1):
