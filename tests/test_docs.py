@@ -1,5 +1,6 @@
 """What the documentation says about the code: its modules, its options, its own links."""
 
+import ast
 import re
 
 import pytest
@@ -63,3 +64,28 @@ def test_documented_options_exist(capsys):
     for page in CURRENT:
         named = set(re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", page.read_text("utf-8")))
         assert named <= known, page.name
+
+
+def names_of(module):
+    """The names at the top level of a module, read without importing it; None if there is none."""
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
+        return None
+    names = {found.stem for found in path.parent.iterdir()} if path.stem == "__init__" else set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    return names
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_in_examples(page):
+    for module, wanted in re.findall(
+        r"^    from (mrcnn[\w.]*) import (.+)$", page.read_text("utf-8"), re.MULTILINE
+    ):
+        known = names_of(module)
+        assert known is not None, module
+        assert {name.split()[0] for name in wanted.split(",")} <= known, module
