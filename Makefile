@@ -32,7 +32,7 @@ lint: $(VENV)/installed-dev
 
 # Strict: a dead link or a name that can't be documented fails.
 docs: $(VENV)/installed-dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/installed: requirements.txt
 	@PYTHON="$(PYTHON)" sh scripts/make_venv.sh $(VENV) requirements.txt
