@@ -15,7 +15,7 @@ from keras import KerasTensor
 from keras import layers as KL
 
 from mrcnn.config import Config
-from mrcnn.core.boxes import backbone_shapes, norm_boxes, pyramid_anchors
+from mrcnn.core.boxes import norm_boxes, pyramid_anchors
 from mrcnn.network import weights
 from mrcnn.network.backbone import build_backbone, fpn_graph
 from mrcnn.network.heads import (
@@ -252,7 +252,7 @@ def build_training_model(config: Config) -> Network:
         config.RPN_ANCHOR_RATIOS,
         config.BACKBONE_STRIDES,
         config.RPN_ANCHOR_STRIDE,
-        _own_shapes(config),
+        config.COMPUTE_BACKBONE_SHAPE if callable(config.BACKBONE) else None,
         name="anchors",
     )(image)
     rpn_rois = ProposalLayer(
@@ -288,28 +288,3 @@ def _finish(inputs: Tensors, outputs: Tensors) -> Network:
     model = Network(inputs, outputs, name="mask_rcnn")
     fold_batch_norms(model)
     return model
-
-
-def image_anchors(config: Config, image_shape: Sequence[int]) -> np.ndarray:
-    """Anchors of a molded image: [A, (y1, x1, y2, x2)] float64, pixels."""
-    return pyramid_anchors(
-        image_shape,
-        config.RPN_ANCHOR_SCALES,
-        config.RPN_ANCHOR_RATIOS,
-        config.BACKBONE_STRIDES,
-        config.RPN_ANCHOR_STRIDE,
-        shapes=compute_backbone_shapes(config, image_shape),
-    )
-
-
-def compute_backbone_shapes(config: Config, image_shape: Sequence[int]) -> np.ndarray:
-    """Sizes of P2..P6 for an image of image_shape: int array [levels, (height, width)]."""
-    own = _own_shapes(config)
-    if own is None:
-        return backbone_shapes(image_shape, config.BACKBONE_STRIDES)
-    return np.asarray(own(image_shape))
-
-
-def _own_shapes(config: Config) -> Callable[..., np.ndarray] | None:
-    """COMPUTE_BACKBONE_SHAPE, which counts only with a BACKBONE of one's own."""
-    return config.COMPUTE_BACKBONE_SHAPE if callable(config.BACKBONE) else None

@@ -178,10 +178,8 @@ class DetectionTargetLayer(KeyedRandom, Layer):
         seed: of the random choice.
     """
 
-    fields = tuple(
-        "train_rois positive_ratio bbox_std_dev mask_shape use_mini_mask "
-        "stop_gradient shuffle seed".split()
-    )
+    fields: tuple[str, ...] = ("train_rois", "positive_ratio", "bbox_std_dev", "mask_shape")
+    fields += ("use_mini_mask", "stop_gradient", "shuffle", "seed")
 
     def __init__(
         self,

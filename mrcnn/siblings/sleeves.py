@@ -20,7 +20,7 @@ import tensorflow as tf
 from mrcnn.core.classes import names_for
 from mrcnn.core.files import replacing
 from mrcnn.network.roi import PyramidROIAlign
-from mrcnn.network.weights import FileInfo, WeightsError, inspect, open_weights
+from mrcnn.network.weights import WeightsError, inspect, open_weights
 from mrcnn.siblings.head import SiblingHead, groups_to_json, siblings_from_json
 
 # The group beside the layers' in a weights file; other readers ignore it.
@@ -114,7 +114,7 @@ def write_head(
     A head that the source has is replaced; target may be the same file. refine is what
     SLEEVE_REFINE becomes in the file's configuration; None leaves it.
     """
-    names = model_names(inspect(source))
+    names = inspect(source).class_names or names_for(len(head.bias))
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "a") as file:
@@ -129,11 +129,6 @@ def write_head(
             if refine is not None and "config" in file.attrs:
                 config = json.loads(file.attrs["config"]) | {"SLEEVE_REFINE": bool(refine)}
                 file.attrs["config"] = json.dumps(config)
-
-
-def model_names(info: FileInfo) -> Sequence[str]:
-    """Class names, background first, of the model in a weights file."""
-    return info.class_names or names_for(info.num_classes)
 
 
 def refine_batch(

@@ -148,8 +148,8 @@ def test_to_float16_keeps_the_head(layer_file, head, tmp_path, monkeypatch):
     assert half.margin == 0.4
 
 
-def test_detections_are_matched_to_siblings_only():
-    from mrcnn.siblings.training import match
+def test_detections_are_paired_with_siblings_only():
+    from mrcnn.siblings.training import pair_with_garments as pair
 
     box, other = [0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]
     detections = np.zeros((6, 6), np.float32)
@@ -159,14 +159,14 @@ def test_detections_are_matched_to_siblings_only():
         detections[i] = row
     features = np.arange(12, dtype=np.float32).reshape(6, 2)
     ids, boxes = [2, 9, -8], np.array([box, other, other], np.float32)
-    found = match(detections, features, ids, boxes, TABLE, 7)
+    found = pair(detections, features, ids, boxes, TABLE, 7)
     # The short-sleeved shirt is a long-sleeved one; the skirt on it is none; the trousers are a skirt.
     assert found.found.tolist() == [1, 8, 2] and found.truth.tolist() == [2, 9, 2]
-    assert found.best.tolist() == [True, True, False] and found.pictures.tolist() == [7, 7, 7]
+    assert found.best.tolist() == [True, True, False] and found.images.tolist() == [7, 7, 7]
     np.testing.assert_array_equal(found.features, features[[0, 2, 3]])
     for nothing in (
-        match(detections * 0, features, ids, boxes, TABLE, 7),
-        match(detections, features, [], np.zeros((0, 4), np.float32), TABLE, 7),
+        pair(detections * 0, features, ids, boxes, TABLE, 7),
+        pair(detections, features, [], np.zeros((0, 4), np.float32), TABLE, 7),
     ):
         assert len(nothing) == 0 and nothing.features.shape == (0, 2)
 
@@ -304,7 +304,7 @@ def test_command_from_pictures_to_refined_results(small_weights, golden_images, 
     command += ["--precision", "float32", "--batch_size", 1, "--passes", 1, "--margin", 0.2]
     command += ["--samples", tmp_path / "samples", "--data"]
     assert main(list(map(str, [*command, tmp_path / "data"]))) == 0
-    assert "margin 0.20; used if asked for" in capsys.readouterr().out
+    assert "margin 0.20; used with --sleeve_refine" in capsys.readouterr().out
     assert len(list((tmp_path / "samples").glob("*.npz"))) == 1
     (plain,) = Predictor.load(tmp_path / "with.h5", **settings)([image])
     (refined,) = Predictor.load(tmp_path / "with.h5", sleeve_refine=True, **settings)([image])
