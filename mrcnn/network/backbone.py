@@ -48,7 +48,7 @@ def stage_patterns(backbone: str | Callable[..., Any]) -> dict[str, str]:
 def resnet_graph(
     input_image: KerasTensor,
     architecture: str,
-    stage5: bool = True,
+    stage5: bool = False,
     train_bn: bool | None = True,
     dtype: str = "float32",
 ) -> list[KerasTensor]:

@@ -231,29 +231,29 @@ def test_predictor_and_detect_use_the_head(small_weights, golden_images, tmp_pat
     with pytest.raises(WeightsError, match="small.h5 has no sleeve head"):
         Predictor.load(small_weights, sleeve_refine=True)
     settings = {"min_score": 0.0, "precision": "float32", "batch_size": 1}
-    pictures = [golden_images["coffee"]]
+    images = [golden_images["coffee"]]
     path = tmp_path / "skirts.h5"
     write_head(demo_head(9, 0.5), small_weights, path, refine=True)
     plain = Predictor.load(path, sleeve_refine=False, **settings)
     refined = Predictor.load(path, **settings)  # the file says that its head is used
-    (before,), (after,) = plain(pictures), refined(pictures)
+    (before,), (after,) = plain(images), refined(images)
     assert set(before.class_ids) == {8, 9} and set(after.class_ids) == {9}
     # No garment of one class twice: all that is left was there, at the same place.
     assert 0 < len(after) < len(before)
     assert {tuple(b) for b in after.boxes.tolist()} <= {tuple(b) for b in before.boxes.tolist()}
     assert (np.diff(after.scores) <= 0).all()
     assert plain.fingerprint != refined.fingerprint
-    (detected,) = refined.model.detect(pictures)
+    (detected,) = refined.model.detect(images)
     np.testing.assert_array_equal(detected["rois"], after.boxes)
     np.testing.assert_array_equal(detected["class_ids"], after.class_ids)
     # What is saved from it has the head too.
     refined.model.save_weights(tmp_path / "saved.h5")
-    (saved,) = Predictor.load(tmp_path / "saved.h5", **settings)(pictures)
+    (saved,) = Predictor.load(tmp_path / "saved.h5", **settings)(images)
     np.testing.assert_array_equal(saved.boxes, after.boxes)
     # Asked for, but without a file to take it from: refused, not passed over.
     refined.model.sleeve_head = None
     with pytest.raises(WeightsError, match="SLEEVE_REFINE is True, but load_weights"):
-        refined(pictures)
+        refined(images)
     refined.model.save_weights(tmp_path / "without.h5")
     assert not Predictor.load(tmp_path / "without.h5", **settings).model.config.SLEEVE_REFINE
     # A training model has no use for a head, and needs none.
@@ -290,7 +290,7 @@ def write_skirts(folder, image, boxes):
     (folder / "train_coco.json").write_text(json.dumps(content))
 
 
-def test_command_from_pictures_to_refined_results(small_weights, golden_images, tmp_path, capsys):
+def test_command_from_images_to_refined_results(small_weights, golden_images, tmp_path, capsys):
     """A head that is shown skirts where the model sees trousers and skirts finds skirts."""
     from mrcnn.predictor import Predictor
     from mrcnn.siblings.sleeves import read_head
