@@ -4,7 +4,7 @@ What needs TensorFlow or Keras is imported at its first use.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mrcnn.core.boxes import (
     apply_box_deltas,
@@ -31,18 +31,10 @@ from mrcnn.core.image import (
 from mrcnn.data.dataset import Dataset
 from mrcnn.evaluation.per_image import compute_ap, compute_ap_range, compute_matches, compute_recall
 
-if TYPE_CHECKING:
-    from mrcnn.network.pretrained import COCO_URL as COCO_MODEL_URL
-    from mrcnn.network.pretrained import download_trained_weights
-    from mrcnn.network.tensor_ops import batch_slice, box_refinement_graph
-
 __all__ = [
-    "COCO_MODEL_URL",
     "Dataset",
     "apply_box_deltas",
-    "batch_slice",
     "box_refinement",
-    "box_refinement_graph",
     "compute_ap",
     "compute_ap_range",
     "compute_iou",
@@ -51,7 +43,6 @@ __all__ = [
     "compute_overlaps_masks",
     "compute_recall",
     "denorm_boxes",
-    "download_trained_weights",
     "expand_mask",
     "extract_bboxes",
     "generate_anchors",
@@ -66,16 +57,17 @@ __all__ = [
     "unmold_mask",
 ]
 
+# Names in mrcnn/network, by module.
 _LAZY = {
-    "COCO_MODEL_URL": ("pretrained", "COCO_URL"),
-    "download_trained_weights": ("pretrained", "download_trained_weights"),
-    "batch_slice": ("tensor_ops", "batch_slice"),
-    "box_refinement_graph": ("tensor_ops", "box_refinement_graph"),
+    "COCO_MODEL_URL": "pretrained",
+    "download_trained_weights": "pretrained",
+    "batch_slice": "tensor_ops",
+    "box_refinement_graph": "tensor_ops",
 }
+__all__ += list(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _LAZY[name]
-    return getattr(import_module(f"mrcnn.network.{module}"), attribute)
+    return getattr(import_module(f"mrcnn.network.{_LAZY[name]}"), name)

@@ -13,7 +13,7 @@ from keras import KerasTensor
 from keras import layers as KL
 
 from mrcnn.config import Config
-from mrcnn.network.layers import BatchNorm, Conv2D, DepthwiseConv2D, Upsample2x, policy_for
+from mrcnn.network.layers import BatchNorm, Conv2D, ConvBn, DepthwiseConv2D, Upsample2x, policy_for
 
 # Where MobileNetV2's graph is tapped for C1..C5.
 MOBILENET_TAPS = (
@@ -68,61 +68,43 @@ def resnet_graph(
     """
     if architecture not in RESNET_BLOCKS:
         raise ValueError(f"got architecture {architecture!r}; use 'resnet50' or 'resnet101'")
-    build = _Builder(train_bn, policy_for(dtype))
-    x = KL.ZeroPadding2D((3, 3), dtype=build.policy)(input_image)
-    x = build.conv_bn(x, 64, 7, "conv1", "bn_conv1", strides=2, relu=True)
-    maps = [KL.MaxPooling2D(3, strides=2, padding="same", dtype=build.policy)(x)]
+    conv_bn = ConvBn(train_bn, dtype)
+    x = KL.ZeroPadding2D((3, 3), dtype=conv_bn.policy)(input_image)
+    x = conv_bn(x, 64, 7, ("conv1", "bn_conv1"), strides=2)
+    maps = [KL.MaxPooling2D(3, strides=2, padding="same", dtype=conv_bn.policy)(x)]
     x = maps[0]
     stages = [(2, 64, 2), (3, 128, 3), (4, 256, RESNET_BLOCKS[architecture]), (5, 512, 2)]
     for stage, width, repeats in stages[: 4 if stage5 else 3]:
         filters = (width, width, 4 * width)
-        x = build.residual_block(x, stage, "a", filters, strides=1 if stage == 2 else 2)
+        x = _residual_block(conv_bn, x, filters, stage, "a", strides=1 if stage == 2 else 2)
         for i in range(repeats):
-            x = build.residual_block(x, stage, chr(ord("b") + i), filters, strides=None)
+            x = _residual_block(conv_bn, x, filters, stage, chr(ord("b") + i))
         maps.append(x)
     return maps if stage5 else [*maps, None]
 
 
-class _Builder:
-    """Makes ResNet's pieces with one setting of batch norm and precision."""
+def _residual_block(
+    conv_bn: ConvBn,
+    x: KerasTensor,
+    filters: Sequence[int],
+    stage: int,
+    block: str,
+    strides: Any = None,
+    size: int = 3,
+) -> KerasTensor:
+    """Bottleneck 1x1, size x size, 1x1; strides=None keeps the input as the shortcut."""
+    name = f"{stage}{block}_branch"
 
-    def __init__(self, train_bn: bool | None, policy: str, use_bias: bool = True) -> None:
-        self.train_bn, self.policy, self.use_bias = train_bn, policy, use_bias
+    def names(branch: str) -> tuple[str, str]:
+        return f"res{name}{branch}", f"bn{name}{branch}"
 
-    def conv_bn(
-        self,
-        x: KerasTensor,
-        filters: int,
-        size: int,
-        conv: str,
-        bn: str,
-        strides: Any = 1,
-        padding: str = "valid",
-        relu: bool = False,
-    ) -> KerasTensor:
-        options = {"strides": strides, "padding": padding, "use_bias": self.use_bias}
-        x = Conv2D(filters, size, name=conv, dtype=self.policy, **options)(x)
-        x = BatchNorm(train_bn=self.train_bn, name=bn, dtype=self.policy)(x)
-        return KL.Activation("relu", dtype=self.policy)(x) if relu else x
-
-    def residual_block(
-        self,
-        x: KerasTensor,
-        stage: int,
-        block: str,
-        filters: Sequence[int],
-        strides: Any,
-        size: int = 3,
-    ) -> KerasTensor:
-        """Bottleneck 1x1, size x size, 1x1; strides=None keeps the input as the shortcut."""
-        conv, bn = f"res{stage}{block}_branch", f"bn{stage}{block}_branch"
-        y = self.conv_bn(x, filters[0], 1, conv + "2a", bn + "2a", strides or 1, relu=True)
-        y = self.conv_bn(y, filters[1], size, conv + "2b", bn + "2b", padding="same", relu=True)
-        y = self.conv_bn(y, filters[2], 1, conv + "2c", bn + "2c")
-        if strides:
-            x = self.conv_bn(x, filters[2], 1, conv + "1", bn + "1", strides)
-        y = KL.Add(dtype=self.policy)([y, x])
-        return KL.Activation("relu", name=f"res{stage}{block}_out", dtype=self.policy)(y)
+    y = conv_bn(x, filters[0], 1, names("2a"), strides=strides or 1)
+    y = conv_bn(y, filters[1], size, names("2b"), padding="same")
+    y = conv_bn(y, filters[2], 1, names("2c"), relu=False)
+    if strides:
+        x = conv_bn(x, filters[2], 1, names("1"), relu=False, strides=strides)
+    y = KL.Add(dtype=conv_bn.policy)([y, x])
+    return KL.Activation("relu", name=f"res{stage}{block}_out", dtype=conv_bn.policy)(y)
 
 
 def identity_block(
@@ -140,8 +122,8 @@ def identity_block(
     kernel_size is the middle one of the three convolutions. stage and block make the layers'
     names: 4, "b" gives res4b_branch2a, ...
     """
-    build = _Builder(train_bn, policy_for(dtype), use_bias)
-    return build.residual_block(input_tensor, stage, block, filters, None, kernel_size)
+    conv_bn = ConvBn(train_bn, dtype, use_bias)
+    return _residual_block(conv_bn, input_tensor, filters, stage, block, None, kernel_size)
 
 
 def conv_block(
@@ -159,8 +141,8 @@ def conv_block(
 
     The strides are those of the first convolution and of the shortcut.
     """
-    build = _Builder(train_bn, policy_for(dtype), use_bias)
-    return build.residual_block(input_tensor, stage, block, filters, strides, kernel_size)
+    conv_bn = ConvBn(train_bn, dtype, use_bias)
+    return _residual_block(conv_bn, input_tensor, filters, stage, block, strides, kernel_size)
 
 
 def mobilenet_v2_graph(

@@ -16,9 +16,9 @@ from keras import layers as KL
 
 from mrcnn.config import Config
 from mrcnn.network.layers import (
-    BatchNorm,
     Conv2D,
     Conv2DTranspose,
+    ConvBn,
     Dropout,
     Layer,
     Shape,
@@ -37,21 +37,6 @@ from mrcnn.network.tensor_ops import (
     parse_image_meta_graph,
     smooth_l1_loss,
 )
-
-
-def _conv_bn_relu(
-    x: KerasTensor,
-    filters: int,
-    size: int,
-    name: str,
-    index: int,
-    train_bn: bool | None,
-    policy: str,
-    padding: str = "valid",
-) -> KerasTensor:
-    x = Conv2D(filters, size, padding=padding, name=f"{name}_conv{index}", dtype=policy)(x)
-    x = BatchNorm(train_bn=train_bn, name=f"{name}_bn{index}", dtype=policy)(x)
-    return KL.Activation("relu", dtype=policy)(x)
 
 
 def fpn_classifier_graph(
@@ -82,12 +67,13 @@ def fpn_classifier_graph(
     Returns:
         logits [B, N, C], probabilities [B, N, C], deltas [B, N, C, (dy, dx, log(dh), log(dw))].
     """
-    policy = policy_for(dtype)
+    conv_bn, policy = ConvBn(train_bn, dtype), policy_for(dtype)
     align = PyramidROIAlign([pool_size, pool_size], name="roi_align_classifier", dtype=policy)
     x = align([rois, image_meta, *feature_maps])
     # Two dense layers, written as convolutions so that the weights of old files fit.
     for index, side in ((1, pool_size), (2, 1)):
-        x = _conv_bn_relu(x, fc_layers_size, side, "mrcnn_class", index, train_bn, policy)
+        names = f"mrcnn_class_conv{index}", f"mrcnn_class_bn{index}"
+        x = conv_bn(x, fc_layers_size, side, names)
         if dropout:
             x = Dropout(dropout, index, name=f"mrcnn_class_dropout{index}", dtype=policy)(x)
     count = rois.shape[1] if rois.shape[1] is not None else -1
@@ -114,11 +100,12 @@ def build_fpn_mask_graph(
     Arguments as of `fpn_classifier_graph`; channels are those of the convolutions. Returns the
     probabilities, [B, N, 2 * pool_size, 2 * pool_size, C] float32.
     """
-    policy = policy_for(dtype)
+    conv_bn, policy = ConvBn(train_bn, dtype), policy_for(dtype)
     align = PyramidROIAlign([pool_size, pool_size], name="roi_align_mask", dtype=policy)
     x = align([rois, image_meta, *feature_maps])
     for index in (1, 2, 3, 4):
-        x = _conv_bn_relu(x, channels, 3, "mrcnn_mask", index, train_bn, policy, "same")
+        names = f"mrcnn_mask_conv{index}", f"mrcnn_mask_bn{index}"
+        x = conv_bn(x, channels, 3, names, padding="same")
     x = Conv2DTranspose(
         channels, 2, strides=2, activation="relu", name="mrcnn_mask_deconv", dtype=policy
     )(x)

@@ -315,6 +315,29 @@ class Upsample2x(keras.layers.Layer):
         return (batch, height and 2 * height, width and 2 * width, channels)
 
 
+class ConvBn:
+    """Draws convolutions with their batch norms, all with one setting of batch norm and dtype."""
+
+    def __init__(self, train_bn: bool | None, dtype: str, use_bias: bool = True) -> None:
+        self.train_bn, self.policy, self.use_bias = train_bn, policy_for(dtype), use_bias
+
+    def __call__(
+        self,
+        x: keras.KerasTensor,
+        filters: int,
+        size: int,
+        names: tuple[str, str],
+        relu: bool = True,
+        **options: Any,
+    ) -> keras.KerasTensor:
+        """names: of convolution and batch norm; options: of the convolution."""
+        conv, bn = names
+        options = {"use_bias": self.use_bias, "dtype": self.policy, **options}
+        x = Conv2D(filters, size, name=conv, **options)(x)
+        x = BatchNorm(train_bn=self.train_bn, name=bn, dtype=self.policy)(x)
+        return keras.layers.Activation("relu", dtype=self.policy)(x) if relu else x
+
+
 def fold_batch_norms(model: keras.Model) -> int:
     """Folds each frozen batch norm of a functional model into the convolution before it.
 

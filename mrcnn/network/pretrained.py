@@ -16,7 +16,7 @@ from mrcnn.network import weights
 from mrcnn.network.backbone import keras_mobilenet_v2
 from mrcnn.network.weights import FileInfo, LoadReport, WeightsError
 
-COCO_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
+COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
 COCO_BYTES = 257_557_808
 IMAGENET_URL = (
     "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
@@ -140,7 +140,7 @@ def download_trained_weights(coco_model_path: str | Path, verbose: int = 1) -> N
     """Fetches matterport's COCO weights (ResNet-101, 81 classes, 258 MB) to a path."""
     if verbose:
         print(f"Fetching the COCO weights to {coco_model_path} ...")
-    download(COCO_URL, coco_model_path, COCO_BYTES, ("conv1", "rpn_model", "mrcnn_mask"))
+    download(COCO_MODEL_URL, coco_model_path, COCO_BYTES, ("conv1", "rpn_model", "mrcnn_mask"))
     if verbose:
         print("... done.")
 
