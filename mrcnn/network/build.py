@@ -180,23 +180,16 @@ def _pyramid_and_rpn(
     return maps[:4], outputs
 
 
-def _class_head(
-    rois: KerasTensor,
-    maps: Tensors,
-    meta: KerasTensor,
-    config: Config,
-    dtype: str,
-    dropout: float = 0.0,
-) -> tuple[KerasTensor, KerasTensor, KerasTensor]:
-    shape = config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, config.FPN_CLASSIF_FC_LAYERS_SIZE
-    return fpn_classifier_graph(rois, maps, meta, *shape, dtype, dropout)
+def _class_head(config: Config, dtype: str) -> tuple[Any, ...]:
+    """The arguments of `fpn_classifier_graph` from pool_size to dtype."""
+    width = config.FPN_CLASSIF_FC_LAYERS_SIZE
+    return config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, width, dtype
 
 
-def _mask_head(
-    rois: KerasTensor, maps: Tensors, meta: KerasTensor, config: Config, dtype: str
-) -> KerasTensor:
-    shape = config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, config.MASK_CONV_CHANNELS
-    return build_fpn_mask_graph(rois, maps, meta, *shape, dtype)
+def _mask_head(config: Config, dtype: str) -> tuple[Any, ...]:
+    """The arguments of `build_fpn_mask_graph` from pool_size to dtype."""
+    width = config.MASK_CONV_CHANNELS
+    return config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, width, dtype
 
 
 def build_inference_model(config: Config) -> Network:
@@ -216,9 +209,9 @@ def build_inference_model(config: Config) -> Network:
     rois = ProposalLayer(
         config.POST_NMS_ROIS_INFERENCE, config.RPN_NMS_THRESHOLD, config, name="ROI"
     )([rpn_class, rpn_bbox, anchors])
-    _, probs, deltas = _class_head(rois, maps, meta, config, dtype)
+    _, probs, deltas = fpn_classifier_graph(rois, maps, meta, *_class_head(config, dtype))
     detections = DetectionLayer(config, name="mrcnn_detection")([rois, probs, deltas, meta])
-    masks = _mask_head(detections[..., :4], maps, meta, config, dtype)
+    masks = build_fpn_mask_graph(detections[..., :4], maps, meta, *_mask_head(config, dtype))
     outputs = [detections, probs, deltas, masks, rois, rpn_class, rpn_bbox]
     return _finish([image, meta, anchors], outputs)
 
@@ -267,8 +260,10 @@ def build_training_model(config: Config) -> Network:
         [proposals, gt_ids, NormBoxes(name="norm_gt_boxes")([gt_boxes, image]), gt_masks]
     )
     few = max_positive_rois(config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO)
-    logits, probs, deltas = _class_head(rois, maps, meta, config, dtype, config.HEAD_DROPOUT)
-    masks = _mask_head(rois[:, :few], maps, meta, config, dtype)
+    logits, probs, deltas = fpn_classifier_graph(
+        rois, maps, meta, *_class_head(config, dtype), config.HEAD_DROPOUT
+    )
+    masks = build_fpn_mask_graph(rois[:, :few], maps, meta, *_mask_head(config, dtype))
     loss_inputs = {
         "rpn_class_loss": [rpn_match, rpn_logits],
         "rpn_bbox_loss": [rpn_target, rpn_match, rpn_bbox],

@@ -78,11 +78,12 @@ def test_bbox_loss_reaches_the_rpn_through_its_targets(stop):
     config = type("C", (SmallConfig,), {"STOP_TARGET_GRADIENT": stop})()
     model = build_training_model(config)
     batch = training_batch(config)
-    # Ground truth that some proposals overlap well: proposals, moved by 3 pixels.
+    # Ground truth that proposals overlap well: the five largest, two pixels larger.
     proposals = keras.Model(model.inputs, model.get_layer("ROI").output)(batch).numpy()
-    moved = np.array([0, 0, 4, 4])
-    boxes = np.rint(proposals[:, : batch[5].shape[1]] * 127) + moved
-    boxes[:, 5:] = 0
+    boxes = np.zeros(batch[5].shape)
+    for image, found in enumerate(proposals):
+        largest = np.argsort(-np.prod(found[:, 2:] - found[:, :2], axis=1))[:5]
+        boxes[image, :5] = np.rint(found[largest] * 127) + [0, 0, 3, 3]
     batch[4] = tf.cast(boxes[..., 2] > 0, tf.int32)
     batch[5] = tf.constant(boxes, batch[5].dtype)
     kernel = model.get_layer("rpn_model").get_layer("rpn_bbox_pred").kernel.value
