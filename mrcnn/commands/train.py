@@ -320,7 +320,7 @@ def _start_from(model, args, class_names):
                 f"{', '.join(class_names[1:])}; start a new run, from it with --weights {path}"
             )
     elif model.config.BACKBONE == "mobilenet_v2" and source == "coco":
-        path = pretrained.MOBILENET_COCO
+        path = pretrained.shipped(pretrained.MOBILENET_COCO)
         report = pretrained.load_mobilenet_v2(model.keras_model, path)
         model.random_layers = report.missing
     elif source == "imagenet":

@@ -5,15 +5,21 @@ A box is (y1, x1, y2, x2) with y2/x2 exclusive, so its area is (y2 - y1) * (x2 -
 Pixel boxes count pixels of the image; normalized boxes map its first row and column to 0
 and its last to 1. A delta is (dy, dx, log dh, log dw) relative to the box it changes.
 The same formulas on tensors: `mrcnn/network/tensor_ops.py`.
+
+Arrays of a wrong shape raise ValueError.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Temporaries of the pairwise loops hold about this many numbers, so that they stay in cache.
 _BLOCK = 1 << 16
 
 
-def extract_bboxes(mask):
+def extract_bboxes(mask: ArrayLike) -> np.ndarray:
     """Tight boxes around masks.
 
     Args:
@@ -21,29 +27,28 @@ def extract_bboxes(mask):
 
     Returns:
         [N, (y1, x1, y2, x2)] int32 pixels, y2/x2 exclusive; (0, 0, 0, 0) for an empty mask.
-
-    Raises:
-        ValueError: if mask isn't of three dimensions.
     """
     mask = _as_masks("mask", mask)
     height, width, count = mask.shape
     if mask.size == 0:
         return np.zeros((count, 4), np.int32)
-    rows, columns = mask.any(axis=1), mask.any(axis=0)  # [H, N], [W, N]
+    rows, columns = np.any(mask, axis=1), np.any(mask, axis=0)  # [H, N], [W, N]
     found = rows.any(axis=0)
     y1, x1 = rows.argmax(axis=0), columns.argmax(axis=0)
     y2, x2 = height - rows[::-1].argmax(axis=0), width - columns[::-1].argmax(axis=0)
-    return (np.stack([y1, x1, y2, x2], axis=1) * found[:, None]).astype(np.int32)
+    return np.asarray(np.stack([y1, x1, y2, x2], axis=1) * found[:, None], np.int32)
 
 
-def compute_iou(box, boxes, box_area, boxes_area):
-    """Intersection over union of one box with many, given their areas.
+def compute_iou(
+    box: ArrayLike, boxes: ArrayLike, box_area: Any, boxes_area: np.ndarray
+) -> np.ndarray:
+    """Intersection over union of one box with many.
 
     Args:
         box: [(y1, x1, y2, x2)] in the frame of boxes.
         boxes: [N, (y1, x1, y2, x2)].
-        box_area: number, area of box.
-        boxes_area: [N], areas of boxes. The caller has them; computing them once saves time.
+        box_area: area of box, a number.
+        boxes_area: [N]. The caller computes the areas once, which saves time.
 
     Returns:
         [N] float, 0 where both areas are 0; float32 if all inputs are, else float64.
@@ -55,17 +60,11 @@ def compute_iou(box, boxes, box_area, boxes_area):
     return _ratio(shared, box_area + boxes_area - shared)
 
 
-def compute_overlaps(boxes1, boxes2):
-    """Intersection over union of each box of one set with each of another.
-
-    Args:
-        boxes1, boxes2: [N1, (y1, x1, y2, x2)] and [N2, ...] in one frame.
+def compute_overlaps(boxes1: ArrayLike, boxes2: ArrayLike) -> np.ndarray:
+    """Intersection over union of each of boxes1 [N1, 4] with each of boxes2 [N2, 4].
 
     Returns:
         [N1, N2] float64 in 0..1; two boxes without area have 0.
-
-    Raises:
-        ValueError: if an input isn't [N, 4].
     """
     boxes1, boxes2 = _as_boxes("boxes1", boxes1), _as_boxes("boxes2", boxes2)
     overlaps = np.zeros((len(boxes1), len(boxes2)))
@@ -82,19 +81,14 @@ def compute_overlaps(boxes1, boxes2):
     return overlaps
 
 
-def compute_overlaps_masks(masks1, masks2):
-    """Intersection over union of each mask of one set with each of another.
+def compute_overlaps_masks(masks1: ArrayLike, masks2: ArrayLike) -> np.ndarray:
+    """Intersection over union of each of masks1 [H, W, N1] with each of masks2 [H, W, N2].
 
-    Args:
-        masks1: [H, W, N1] bool, or float with > 0.5 inside.
-        masks2: [H, W, N2], the same.
+    Masks are bool, or float with > 0.5 inside.
 
     Returns:
         [N1, N2] float32 in 0..1, two empty masks having 0; if N1 or N2 is 0, an array of
         that shape in float64.
-
-    Raises:
-        ValueError: if an input isn't of three dimensions or the images differ in size.
     """
     masks1, masks2 = _as_masks("masks1", masks1), _as_masks("masks2", masks2)
     shape = masks1.shape[-1], masks2.shape[-1]
@@ -117,19 +111,15 @@ def compute_overlaps_masks(masks1, masks2):
     return _ratio(shared, area1[:, None] + area2 - shared).astype(np.float32)
 
 
-def non_max_suppression(boxes, scores, threshold):
-    """Greedy suppression: the best box stays, those that overlap it more than allowed go.
+def non_max_suppression(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> np.ndarray:
+    """Greedy suppression: the best box stays, those that overlap it by > threshold (IoU) go.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)] in any frame.
         scores: [N], higher is better; of equal scores the later box is taken first.
-        threshold: float, boxes whose IoU with a kept one is > threshold are dropped.
 
     Returns:
         [kept] int32 indices into boxes, by descending score.
-
-    Raises:
-        ValueError: if boxes isn't [N, 4] or scores isn't [N].
     """
     boxes, scores = _as_boxes("boxes", boxes), np.asarray(scores)
     if scores.shape != (len(boxes),):
@@ -147,7 +137,7 @@ def non_max_suppression(boxes, scores, threshold):
     return np.array(kept, np.int32)
 
 
-def apply_box_deltas(boxes, deltas):
+def apply_box_deltas(boxes: ArrayLike, deltas: ArrayLike) -> np.ndarray:
     """Moves and scales boxes; the inverse of `box_refinement`.
 
     Args:
@@ -156,9 +146,6 @@ def apply_box_deltas(boxes, deltas):
 
     Returns:
         [N, (y1, x1, y2, x2)] float32 in the frame of boxes.
-
-    Raises:
-        ValueError: if the two aren't [N, 4] of one N.
     """
     boxes, deltas = _as_pair("boxes", boxes, "deltas", deltas)
     size = boxes[:, 2:] - boxes[:, :2]
@@ -168,17 +155,11 @@ def apply_box_deltas(boxes, deltas):
     return np.concatenate([start, start + size], axis=1)
 
 
-def box_refinement(box, gt_box):
-    """The deltas that turn one box into another; the inverse of `apply_box_deltas`.
-
-    Args:
-        box, gt_box: [N, (y1, x1, y2, x2)] each, with area, in one frame.
+def box_refinement(box: ArrayLike, gt_box: ArrayLike) -> np.ndarray:
+    """The deltas that turn boxes [N, 4] into others [N, 4]; the inverse of `apply_box_deltas`.
 
     Returns:
         [N, (dy, dx, log dh, log dw)] float32.
-
-    Raises:
-        ValueError: if the two aren't [N, 4] of one N.
     """
     box, gt_box = _as_pair("box", box, "gt_box", gt_box)
     gt_box = gt_box.astype(np.float32)
@@ -187,7 +168,7 @@ def box_refinement(box, gt_box):
     return np.concatenate([shift, np.log(gt_size / size)], axis=1)
 
 
-def norm_boxes(boxes, shape):
+def norm_boxes(boxes: ArrayLike, shape: Sequence[int]) -> np.ndarray:
     """Pixel boxes -> normalized boxes.
 
     Args:
@@ -199,37 +180,29 @@ def norm_boxes(boxes, shape):
         (0, 0, 1, 1).
     """
     shift, scale = _frame(shape)
-    return ((np.asarray(boxes) - shift) / scale).astype(np.float32)
+    return np.asarray((np.asarray(boxes) - shift) / scale, np.float32)
 
 
-def denorm_boxes(boxes, shape):
-    """Normalized boxes -> pixel boxes; the inverse of `norm_boxes`.
-
-    Args:
-        boxes: [..., (y1, x1, y2, x2)] normalized, y2/x2 inclusive.
-        shape: (height, width) of the image.
-
-    Returns:
-        [..., (y1, x1, y2, x2)] int32 pixels, y2/x2 exclusive; halves round to even.
-    """
+def denorm_boxes(boxes: ArrayLike, shape: Sequence[int]) -> np.ndarray:
+    """The inverse of `norm_boxes`: [..., 4] int32 pixels; halves round to even."""
     shift, scale = _frame(shape)
-    return np.around(np.asarray(boxes) * scale + shift).astype(np.int32)
+    return np.asarray(np.around(np.asarray(boxes) * scale + shift), np.int32)
 
 
-def _frame(shape):
+def _frame(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The shift and scale between pixel and normalized boxes, [4] each."""
     height, width = (int(side) for side in shape[:2])
     # y2/x2 lie one pixel outside the box in pixels but on its last pixel when normalized.
     return np.array([0, 0, 1, 1]), np.array([height - 1, width - 1, height - 1, width - 1])
 
 
-def trim_zeros(x):
+def trim_zeros(x: ArrayLike) -> np.ndarray:
     """Drops the all-zero rows of [rows, columns]: the padding of arrays of fixed length."""
     x = np.asarray(x)
-    return x[(x != 0).any(axis=1)]
+    return np.asarray(x[(x != 0).any(axis=1)])
 
 
-def backbone_shapes(image_shape, strides):
+def backbone_shapes(image_shape: Sequence[int], strides: ArrayLike) -> np.ndarray:
     """Sizes of the feature maps of an image.
 
     Args:
@@ -243,7 +216,13 @@ def backbone_shapes(image_shape, strides):
     return -(-sides // np.asarray(strides, np.int64)[:, None])
 
 
-def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride):
+def generate_anchors(
+    scales: ArrayLike,
+    ratios: ArrayLike,
+    shape: Sequence[int],
+    feature_stride: int,
+    anchor_stride: int,
+) -> np.ndarray:
     """Anchors of one feature map.
 
     Args:
@@ -266,22 +245,23 @@ def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride):
     return np.concatenate([centers - half, centers + half], axis=-1).reshape(-1, 4)
 
 
-def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride):
+def generate_pyramid_anchors(
+    scales: Sequence[float],
+    ratios: ArrayLike,
+    feature_shapes: Any,
+    feature_strides: Sequence[int],
+    anchor_stride: int,
+) -> np.ndarray:
     """Anchors of all levels, one scale a level.
 
     Args:
         scales: [levels] sides in pixels of the square anchors.
-        ratios: [ratios], width / height.
+        ratios, anchor_stride: as for `generate_anchors`.
         feature_shapes: [levels, (height, width)] cells, as from `backbone_shapes`.
         feature_strides: [levels] pixels of the image for one cell.
-        anchor_stride: 1 for anchors at each cell, 2 for every other.
 
     Returns:
-        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded image, the levels in the
-        order given.
-
-    Raises:
-        ValueError: if the three lists differ in length.
+        [anchors, (y1, x1, y2, x2)] float64 pixels of the molded image, level after level.
     """
     counts = len(scales), len(feature_shapes), len(feature_strides)
     if len(set(counts)) != 1:
@@ -295,12 +275,57 @@ def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, an
     )
 
 
-def _ratio(shared, union):
+def pyramid_anchors(
+    image_shape: Sequence[int],
+    scales: Sequence[float],
+    ratios: ArrayLike,
+    strides: Sequence[int],
+    anchor_stride: int,
+    shapes: ArrayLike | None = None,
+) -> np.ndarray:
+    """The anchors of an image.
+
+    Args:
+        image_shape: (height, width, ...) of the molded image.
+        scales, ratios, strides, anchor_stride: as for `generate_pyramid_anchors`.
+        shapes: [levels, (height, width)] cells of the feature maps, for backbones of one's own;
+            None takes those of `backbone_shapes`.
+
+    Returns:
+        [A, (y1, x1, y2, x2)] float64 pixels of the molded image.
+    """
+    if shapes is None:
+        shapes = backbone_shapes(image_shape, strides)
+    return generate_pyramid_anchors(scales, ratios, shapes, strides, anchor_stride)
+
+
+def compute_backbone_shapes(config: Any, image_shape: Sequence[int]) -> np.ndarray:
+    """Sizes of a configuration's feature maps, P2..P6: int [levels, (height, width)] cells."""
+    if callable(config.BACKBONE):
+        return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
+    return backbone_shapes(image_shape, config.BACKBONE_STRIDES)
+
+
+def config_anchors(config: Any, image_shape: Sequence[int]) -> np.ndarray:
+    """`pyramid_anchors` by what a `Config` says: [A, (y1, x1, y2, x2)] float64 pixels."""
+    return pyramid_anchors(
+        image_shape,
+        config.RPN_ANCHOR_SCALES,
+        config.RPN_ANCHOR_RATIOS,
+        config.BACKBONE_STRIDES,
+        config.RPN_ANCHOR_STRIDE,
+        compute_backbone_shapes(config, image_shape),
+    )
+
+
+def _ratio(shared: np.ndarray, union: np.ndarray) -> np.ndarray:
     """shared / union, 0 where the union is empty."""
-    return np.divide(shared, union, out=np.zeros_like(shared / 1.0), where=union > 0)
+    ratio = np.zeros_like(shared / 1.0)
+    np.divide(shared, union, out=ratio, where=union > 0)
+    return ratio
 
 
-def _as_boxes(name, boxes):
+def _as_boxes(name: str, boxes: ArrayLike) -> np.ndarray:
     """[N, 4] float32 or float64 (integers become float64, which holds their areas exactly)."""
     boxes = np.asarray(boxes)
     if boxes.size == 0 and boxes.ndim < 2:
@@ -312,15 +337,17 @@ def _as_boxes(name, boxes):
     return boxes if boxes.dtype in (np.float32, np.float64) else boxes.astype(np.float64)
 
 
-def _as_pair(name1, boxes1, name2, boxes2):
-    """Two arrays [N, 4] of one N, the first in float32, which deltas are reckoned in."""
+def _as_pair(
+    name1: str, boxes1: ArrayLike, name2: str, boxes2: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays [N, 4] of one N, the first in float32, in which deltas are computed."""
     boxes1, boxes2 = _as_boxes(name1, boxes1), _as_boxes(name2, boxes2)
     if len(boxes1) != len(boxes2):
         raise ValueError(f"got {len(boxes1)} {name1} and {len(boxes2)} {name2}; pass as many")
     return boxes1.astype(np.float32), boxes2
 
 
-def _as_masks(name, masks):
+def _as_masks(name: str, masks: ArrayLike) -> np.ndarray:
     masks = np.asarray(masks)
     if masks.ndim != 3:
         raise ValueError(

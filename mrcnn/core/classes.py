@@ -1,139 +1,59 @@
 """Class names, background first: `names[class_id]` is right for every id a model gives.
 
 A list without the background shifts every label by one without any error, so no such list
-exists here. Names travel inside the weights files (`mrcnn/network/weights.py`); the lists below serve
-files without them, and the converter.
+exists here. Weights files carry their own names (`mrcnn/network/weights.py`); the lists below
+serve files without them, and the converter.
 """
+
+from collections.abc import Iterable
 
 BACKGROUND = "BG"
 
-# The garments of DeepFashion2 (Ge et al., CVPR 2019, arXiv:1901.07973), category_id 1..13.
-DEEPFASHION2 = (
-    BACKGROUND,
-    "short_sleeved_shirt",
-    "long_sleeved_shirt",
-    "short_sleeved_outwear",
-    "long_sleeved_outwear",
-    "vest",
-    "sling",
-    "shorts",
-    "trousers",
-    "skirt",
-    "short_sleeved_dress",
-    "long_sleeved_dress",
-    "vest_dress",
-    "sling_dress",
+# The garments of DeepFashion2 (Ge et al., CVPR 2019, arXiv:1901.07973), category_id 1..13:
+# `category_name` in the annotation files, our name, and how many landmarks the garment has.
+_GARMENTS = (
+    ("short sleeve top", "short_sleeved_shirt", 25),
+    ("long sleeve top", "long_sleeved_shirt", 33),
+    ("short sleeve outwear", "short_sleeved_outwear", 31),
+    ("long sleeve outwear", "long_sleeved_outwear", 39),
+    ("vest", "vest", 15),
+    ("sling", "sling", 15),
+    ("shorts", "shorts", 10),
+    ("trousers", "trousers", 14),
+    ("skirt", "skirt", 8),
+    ("short sleeve dress", "short_sleeved_dress", 29),
+    ("long sleeve dress", "long_sleeved_dress", 37),
+    ("vest dress", "vest_dress", 19),
+    ("sling dress", "sling_dress", 19),
 )
-
-# `category_name` in DeepFashion2's annotation files -> category_id.
-DEEPFASHION2_CATEGORY_IDS = {
-    "short sleeve top": 1,
-    "long sleeve top": 2,
-    "short sleeve outwear": 3,
-    "long sleeve outwear": 4,
-    "vest": 5,
-    "sling": 6,
-    "shorts": 7,
-    "trousers": 8,
-    "skirt": 9,
-    "short sleeve dress": 10,
-    "long sleeve dress": 11,
-    "vest dress": 12,
-    "sling dress": 13,
-}
-
+DEEPFASHION2 = (BACKGROUND, *(name for _, name, _ in _GARMENTS))
+DEEPFASHION2_CATEGORY_IDS = {name: i for i, (name, _, _) in enumerate(_GARMENTS, 1)}
 # Landmarks of category c are points OFFSETS[c - 1] to OFFSETS[c] - 1 of the 294 that the data
 # set's keypoint form gives every garment; so a skirt (9) has 190 - 182 = 8.
-DEEPFASHION2_LANDMARK_OFFSETS = (0, 25, 58, 89, 128, 143, 158, 168, 182, 190, 219, 256, 275, 294)
-
-# The 80 classes of COCO (arXiv:1405.0312), in the order of their category ids.
-COCO = (
-    BACKGROUND,
-    *(["person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"]),
-    *(
-        [
-            "traffic light",
-            "fire hydrant",
-            "stop sign",
-            "parking meter",
-            "bench",
-            "bird",
-            "cat",
-            "dog",
-            "horse",
-        ]
-    ),
-    *(
-        [
-            "sheep",
-            "cow",
-            "elephant",
-            "bear",
-            "zebra",
-            "giraffe",
-            "backpack",
-            "umbrella",
-            "handbag",
-            "tie",
-            "suitcase",
-        ]
-    ),
-    *(["frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"]),
-    *(
-        [
-            "skateboard",
-            "surfboard",
-            "tennis racket",
-            "bottle",
-            "wine glass",
-            "cup",
-            "fork",
-            "knife",
-            "spoon",
-        ]
-    ),
-    *(
-        [
-            "bowl",
-            "banana",
-            "apple",
-            "sandwich",
-            "orange",
-            "broccoli",
-            "carrot",
-            "hot dog",
-            "pizza",
-            "donut",
-        ]
-    ),
-    *(
-        [
-            "cake",
-            "chair",
-            "couch",
-            "potted plant",
-            "bed",
-            "dining table",
-            "toilet",
-            "tv",
-            "laptop",
-            "mouse",
-        ]
-    ),
-    *(["remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator"]),
-    *(["book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"]),
+DEEPFASHION2_LANDMARK_OFFSETS = tuple(
+    sum(count for _, _, count in _GARMENTS[:i]) for i in range(len(_GARMENTS) + 1)
 )
 
+# The 80 classes of COCO (arXiv:1405.0312), in the order of their category ids.
+_COCO = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
+fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant,
+bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard,
+sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle,
+wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot,
+hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
+mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock,
+vase, scissors, teddy bear, hair drier, toothbrush
+"""
+COCO = (BACKGROUND, *(name.strip() for name in _COCO.split(",")))
 
-def names_for(num_classes):
-    """Names for a weights file that carries none, by its class count.
 
-    Args:
-        num_classes: int, background included.
+def names_for(num_classes: int) -> tuple[str, ...]:
+    """Names for a weights file that carries none, by its class count, background included.
 
     Returns:
-        tuple of num_classes strings, background first; 14 gives DeepFashion2's, 81 COCO's,
-        any other count "class_1", "class_2", ...
+        num_classes names, background first; 14 gives DeepFashion2's, 81 COCO's, any other
+        count "class_1", "class_2", ...
     """
     known = {len(DEEPFASHION2): DEEPFASHION2, len(COCO): COCO}
     if num_classes in known:
@@ -141,12 +61,12 @@ def names_for(num_classes):
     return (BACKGROUND, *(f"class_{i}" for i in range(1, num_classes)))
 
 
-def plain_name(name):
+def plain_name(name: object) -> str:
     """A class name without what doesn't matter in it: case, underscores, outer spaces."""
     return str(name).strip().lower().replace("_", " ")
 
 
-def same_names(ours, theirs):
+def same_names(ours: Iterable[str], theirs: Iterable[str]) -> bool:
     """Whether two lists of class names, background first, mean the same classes by each id.
 
     Case and underscores don't matter, nor how the background is called.
@@ -155,25 +75,21 @@ def same_names(ours, theirs):
     return plain[0][1:] == plain[1][1:] and len(plain[0]) == len(plain[1])
 
 
-def check_names(names, num_classes):
-    """Returns `names` as a tuple of str, or raises if they can't name the model's classes.
-
-    Args:
-        names: sequence of str, background first.
-        num_classes: int, background included.
+def check_names(names: Iterable[object], num_classes: int) -> tuple[str, ...]:
+    """Returns `names`, background first, as str, or raises if they can't name the model's classes.
 
     Raises:
-        ValueError: if the count is wrong (13 names for 14 classes is the classic slip) or
-            the first name is a class that is known not to be the background.
+        ValueError: if there aren't num_classes, background included (13 names for 14 classes
+            is the classic slip), or the first is a class that is known not to be the background.
     """
-    names = tuple(str(n) for n in names)
-    if len(names) != num_classes:
-        hint = f"; put {BACKGROUND!r} first" if len(names) == num_classes - 1 else ""
+    checked = tuple(str(n) for n in names)
+    if len(checked) != num_classes:
+        hint = f"; put {BACKGROUND!r} first" if len(checked) == num_classes - 1 else ""
         raise ValueError(
-            f"got {len(names)} class names for {num_classes} classes, background included{hint}"
+            f"got {len(checked)} class names for {num_classes} classes, background included{hint}"
         )
-    if names and names[0] in {*DEEPFASHION2[1:], *COCO[1:]}:
+    if checked and checked[0] in {*DEEPFASHION2[1:], *COCO[1:]}:
         raise ValueError(
-            f"the first class name is {names[0]!r}; id 0 is the background, put {BACKGROUND!r} first"
+            f"the first class name is {checked[0]!r}; id 0 is the background, put {BACKGROUND!r} first"
         )
-    return names
+    return checked

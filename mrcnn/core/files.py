@@ -3,22 +3,20 @@
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+PathLike = str | os.PathLike[str]
+
 
 @contextmanager
-def replacing(path, sync=False):
-    """A temporary file beside `path` that takes its name if the block succeeds.
-
-    A reader, or a run that is cut off, never meets half a file.
+def replacing(path: PathLike, sync: bool = False) -> Iterator[Path]:
+    """A temporary file beside `path`, whose folder must exist, that takes its name if the block
+    succeeds: a reader, or a run that is cut off, never meets half a file.
 
     Args:
-        path: str or Path; its folder must exist.
         sync: also wait until it is on the disk, so that this holds when the power fails.
-
-    Yields:
-        Path of the temporary file.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -37,13 +35,13 @@ def replacing(path, sync=False):
         raise
 
 
-def write_atomically(path, content, sync=False):
+def write_atomically(path: PathLike, content: bytes, sync: bool = False) -> None:
     """Writes bytes; see `replacing`."""
     with replacing(path, sync) as temporary:
         temporary.write_bytes(content)
 
 
-def flush(path):
+def flush(path: PathLike) -> None:
     """Waits until the content of a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

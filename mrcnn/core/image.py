@@ -8,9 +8,11 @@ input; its window is the box that holds the image itself, without the padding.
 import math
 import numbers
 import random
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mrcnn.core.reading import ImageError as ImageError  # from here too
 from mrcnn.core.reading import read_image as read_image
@@ -19,10 +21,22 @@ from mrcnn.core.reading import read_image as read_image
 _BLOCK = 1 << 16
 
 
+# Fixed sides of boxes and images: (y1, x1, y2, x2), (top, bottom) of each axis.
+Window = tuple[int, int, int, int]
+Padding = list[tuple[int, int]]
+
+
 def resize(
-    image, output_shape, order=1, mode="constant", cval=0, clip=True, preserve_range=False,
-    anti_aliasing=False, anti_aliasing_sigma=None,
-):  # fmt: skip
+    image: ArrayLike,
+    output_shape: Sequence[int],
+    order: int = 1,
+    mode: str = "constant",
+    cval: float = 0,
+    clip: bool = True,
+    preserve_range: bool = False,
+    anti_aliasing: bool = False,
+    anti_aliasing_sigma: float | None = None,
+) -> np.ndarray:
     """`skimage.transform.resize` with the original's defaults; with these, about 10 times faster.
 
     Args:
@@ -41,26 +55,34 @@ def resize(
     is_plain = image.dtype in (bool, np.uint8, np.float32, np.float64)
     is_simple = (order, mode, cval, clip, anti_aliasing) == (1, "constant", 0, True, False)
     if is_plain and is_simple and image.ndim in (2, 3) and len(output_shape) == 2 and image.size:
-        resized = _bilinear(image, *output_shape)
+        resized = _bilinear(image, output_shape[0], output_shape[1])
         return resized / 255 if image.dtype == np.uint8 and not preserve_range else resized
     from skimage import transform  # slow to import, seldom needed
 
     if image.dtype == bool and order:
         image = image.astype(np.float64)
-    return transform.resize(
-        image, output_shape, order, mode, cval, clip, preserve_range,
-        anti_aliasing, anti_aliasing_sigma,
-    )  # fmt: skip
+    smoothing = anti_aliasing, anti_aliasing_sigma
+    scaled: Any = transform.resize  # untyped
+    return np.asarray(
+        scaled(image, output_shape, order, mode, cval, clip, preserve_range, *smoothing)
+    )
 
 
-def _bilinear(image, height, width, rows=slice(None), columns=slice(None), fade=True):
+def _bilinear(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+    fade: bool = True,
+) -> np.ndarray:
     """[H, W, ...] -> the given rows and columns of [height, width, ...], in the image's range.
 
     fade: interpolate towards 0 beyond the outer pixels' middles, or else repeat these.
     In and of float32 if the image is, else float64. No matrix products: BLAS spreads them over
     threads, which was 60 times slower where other work kept the cores busy.
     """
-    dtype = np.float32 if image.dtype == np.float32 else np.float64
+    dtype = np.dtype(np.float32 if image.dtype == np.float32 else np.float64)
     lowest, highest = np.fmin.reduce(image, axis=None), np.fmax.reduce(image, axis=None)
     (left, right), shares = _neighbours(image.shape[1], width, columns, dtype, fade)
     channels = image[0, 0].size
@@ -80,7 +102,9 @@ def _bilinear(image, height, width, rows=slice(None), columns=slice(None), fade=
     return resized.reshape(len(upper), len(left), *image.shape[2:])
 
 
-def _neighbours(old, new, part, dtype, fade):
+def _neighbours(
+    old: int, new: int, part: slice, dtype: np.dtype, fade: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """The two source pixels [2, new] of each pixel, and their shares [2, new], 0 outside."""
     position = (np.arange(new)[part] + 0.5) * (old / max(1, new)) - 0.5
     if not fade:
@@ -92,19 +116,27 @@ def _neighbours(old, new, part, dtype, fade):
     return pixels.clip(0, old - 1), shares.astype(dtype)
 
 
-def edge_fades(old, new):
+def edge_fades(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """What `resize` from `old` to `new` pixels leaves of the outermost ones.
 
     Returns:
         (indices, factors): of the new pixels that are interpolated towards 0 beyond the border.
     """
-    _, shares = _neighbours(old, new, slice(None), np.float64, True)
+    _, shares = _neighbours(old, new, slice(None), np.dtype(np.float64), True)
     kept = shares.sum(axis=0)
     indices = np.flatnonzero(kept < 1 - 1e-9)
     return indices, kept[indices]
 
 
-def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", *, rng=None):
+def resize_image(
+    image: ArrayLike,
+    min_dim: int | None = None,
+    max_dim: int | None = None,
+    min_scale: float | None = None,
+    mode: str = "square",
+    *,
+    rng: np.random.Generator | None = None,
+) -> tuple[np.ndarray, Window, float, Padding, Window | None]:
     """Scales an image, keeping its proportions, and pads or crops it to the network's size.
 
     Args:
@@ -117,12 +149,12 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
             "pad64": zero-padded to multiples of 64, centered; "crop": a random
             min_dim x min_dim crop, placed by Python's global `random` (y first, then x);
             "none": as it is, without scaling.
-        rng: numpy Generator that places the crop instead.
+        rng: places the crop instead.
 
     Returns:
         image: [height, width, C] of the dtype given, truncated where that is an integer.
         window: (y1, x1, y2, x2) pixels of the result that hold the image.
-        scale: number, pixels of the result for one of the input.
+        scale: pixels of the result for one of the input.
         padding: [(top, bottom), (left, right), (0, 0)] pixels.
         crop: (y, x, height, width) in the scaled image, None but in mode "crop".
 
@@ -146,27 +178,31 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
 
 
 class ResizePlan(NamedTuple):
-    """What `resize_image` does to an image; window, scale, padding and crop are its results.
+    """What `resize_image` does to an image; window, scale, padding and crop are its results."""
 
-    scaled: (height, width) after scaling, before padding or cropping.
-    """
-
-    scaled: tuple
-    window: tuple
+    scaled: tuple[int, int]  # (height, width) after scaling, before padding or cropping
+    window: Window
     scale: float
-    padding: list
-    crop: tuple | None
+    padding: Padding
+    crop: Window | None
+
+    @property
+    def molded_shape(self) -> tuple[int, int]:
+        """(height, width) of the result."""
+        (top, bottom), (left, right), _ = self.padding
+        height, width = self.scaled if self.crop is None else self.crop[2:]
+        return height + top + bottom, width + left + right
 
 
-def plan_resize(shape, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
-    """Where `resize_image` would put an image of a shape (height, width, ...).
-
-    Args:
-        rng: numpy Generator for the place of mode "crop"; None takes Python's global `random`.
-        The others are `resize_image`'s.
-
-    Returns:
-        `ResizePlan`.
+def plan_resize(
+    shape: Sequence[int],
+    min_dim: int | None = None,
+    max_dim: int | None = None,
+    min_scale: float | None = None,
+    mode: str = "square",
+    rng: np.random.Generator | None = None,
+) -> ResizePlan:
+    """Where `resize_image`, whose other arguments these are, puts an image of a shape (H, W, ...).
 
     Raises:
         ValueError: if the mode is unknown or lacks its size.
@@ -180,19 +216,24 @@ def plan_resize(shape, min_dim=None, max_dim=None, min_scale=None, mode="square"
     if scale != 1:
         height, width = scaled_shape((height, width), scale)
     if mode == "crop":
-        draw = random.randint if rng is None else lambda low, high: int(rng.integers(low, high + 1))
-        crop = (draw(0, height - min_dim), draw(0, width - min_dim), min_dim, min_dim)
-        return ResizePlan((height, width), (0, 0, min_dim, min_dim), scale, no_padding, crop)
-    square = mode == "square"
-    rows = max_dim - height if square else -height % 64
-    columns = max_dim - width if square else -width % 64
+        assert min_dim
+        room = height - min_dim, width - min_dim
+        if rng is None:
+            y, x = random.randint(0, room[0]), random.randint(0, room[1])
+        else:
+            y, x = int(rng.integers(0, room[0] + 1)), int(rng.integers(0, room[1] + 1))
+        window = (0, 0, min_dim, min_dim)
+        return ResizePlan((height, width), window, scale, no_padding, (y, x, min_dim, min_dim))
+    square = max_dim if mode == "square" else None
+    rows = square - height if square else -height % 64
+    columns = square - width if square else -width % 64
     top, left = rows // 2, columns // 2
     padding = [(top, rows - top), (left, columns - left), (0, 0)]
     window = (top, left, top + height, left + width)
     return ResizePlan((height, width), window, scale, padding, None)
 
 
-def _check_dims(mode, min_dim, max_dim):
+def _check_dims(mode: str, min_dim: int | None, max_dim: int | None) -> None:
     if mode not in ("square", "pad64", "crop"):
         raise ValueError(f"mode is {mode!r}; use 'none', 'square', 'pad64' or 'crop'")
     if mode == "square" and not max_dim:
@@ -203,19 +244,24 @@ def _check_dims(mode, min_dim, max_dim):
         raise ValueError(f"min_dim is {min_dim}; mode 'pad64' needs a multiple of 64")
 
 
-def _scale_for(height, width, min_dim, max_dim, min_scale):
+def _scale_for(
+    height: int, width: int, min_dim: int | None, max_dim: int | None, min_scale: float | None
+) -> float:
     scale = max(1, min_dim / min(height, width)) if min_dim else 1
     scale = max(scale, min_scale or 0)
     longest = max(height, width)
     return max_dim / longest if max_dim and round(longest * scale) > max_dim else scale
 
 
-def scaled_shape(shape, scale):
+def scaled_shape(shape: Sequence[int], scale: float) -> tuple[int, int]:
     """(height, width) after scaling, in pixels: halves round to even, at least 1 each."""
-    return tuple(max(1, round(int(side) * scale)) for side in shape)
+    height, width = (max(1, round(int(side) * scale)) for side in shape)
+    return height, width
 
 
-def resize_mask(mask, scale, padding, crop=None):
+def resize_mask(
+    mask: np.ndarray, scale: float, padding: Padding, crop: Window | None = None
+) -> np.ndarray:
     """Brings masks to the frame of an image that `resize_image` resized (nearest pixel).
 
     Args:
@@ -225,26 +271,24 @@ def resize_mask(mask, scale, padding, crop=None):
     Returns:
         [height, width, N] of the same dtype.
     """
-    mask = np.asarray(mask)
     if scale != 1:
-        rows, columns = (
-            _nearest(old, new)
-            for old, new in zip(mask.shape[:2], scaled_shape(mask.shape[:2], scale), strict=True)
-        )
+        height, width = mask.shape[:2]
+        new_height, new_width = scaled_shape((height, width), scale)
+        rows, columns = _nearest(height, new_height), _nearest(width, new_width)
         mask = mask[rows[:, None], columns]
     if crop is not None:
         y, x, height, width = crop
-        return mask[y : y + height, x : x + width]
+        return np.asarray(mask[y : y + height, x : x + width])
     return np.pad(mask, padding)
 
 
-def _nearest(old, new):
+def _nearest(old: int, new: int) -> np.ndarray:
     """[new] source index of each pixel, the first and last pixels meeting as in `ndimage.zoom`."""
     step = (old - 1) / (new - 1) if new > 1 else 1.0
     return np.minimum((np.arange(new) * step + 0.5).astype(np.intp), old - 1)
 
 
-def minimize_mask(bbox, mask, mini_shape):
+def minimize_mask(bbox: ArrayLike, mask: np.ndarray, mini_shape: Sequence[int]) -> np.ndarray:
     """Stores masks small: each cropped to its box and resized.
 
     Args:
@@ -270,7 +314,7 @@ def minimize_mask(bbox, mask, mini_shape):
     return mini
 
 
-def expand_mask(bbox, mini_mask, image_shape):
+def expand_mask(bbox: ArrayLike, mini_mask: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
     """Mini-masks -> masks of full size; the inverse of `minimize_mask`, but for lost detail.
 
     Args:
@@ -287,7 +331,7 @@ def expand_mask(bbox, mini_mask, image_shape):
     return mask
 
 
-def unmold_mask(mask, bbox, image_shape):
+def unmold_mask(mask: ArrayLike, bbox: ArrayLike, image_shape: Sequence[int]) -> np.ndarray:
     """The mask head's output -> a mask of the image's size.
 
     Args:
@@ -299,15 +343,16 @@ def unmold_mask(mask, bbox, image_shape):
     Returns:
         [H, W] bool, True where the resized mask is >= 0.5.
     """
-    return paste_masks(np.asarray(mask)[None], np.asarray(bbox)[None], image_shape)[:, :, 0]
+    pasted = paste_masks(np.asarray(mask)[None], np.asarray(bbox)[None], image_shape)
+    return np.asarray(pasted[:, :, 0])
 
 
-def paste_masks(masks, boxes, image_shape):
+def paste_masks(masks: ArrayLike, boxes: ArrayLike, image_shape: Sequence[int]) -> np.ndarray:
     """`unmold_mask` for all instances of an image at once.
 
     Args:
         masks: [N, height, width] float in 0..1.
-        boxes: [N, (y1, x1, y2, x2)] integers, as there.
+        boxes: [N, (y1, x1, y2, x2)] integers.
         image_shape: (H, W, ...) of the image.
 
     Returns:
@@ -334,7 +379,7 @@ def paste_masks(masks, boxes, image_shape):
     return pasted.transpose(1, 2, 0)
 
 
-def stretch_mask(mask, height, width):
+def stretch_mask(mask: ArrayLike, height: int, width: int) -> np.ndarray:
     """The mask head's output at its box's size, by bilinear interpolation between cell centres.
 
     Unlike `unmold_mask`, which follows the original, it doesn't fade towards the box's edge,
@@ -350,26 +395,43 @@ def stretch_mask(mask, height, width):
     return _bilinear(np.asarray(mask, np.float32), height, width, fade=False)
 
 
-def mold_image(images, config):
+def resize_options(config: Any) -> dict[str, Any]:
+    """The arguments of `resize_image` and `plan_resize` that a `Config` sets."""
+    return {
+        "min_dim": config.IMAGE_MIN_DIM,
+        "max_dim": config.IMAGE_MAX_DIM,
+        "min_scale": config.IMAGE_MIN_SCALE,
+        "mode": config.IMAGE_RESIZE_MODE,
+    }
+
+
+def mold_image(images: ArrayLike, config: Any) -> np.ndarray:
     """RGB images [..., C] -> network input [..., C] float64: less config.MEAN_PIXEL."""
-    return np.asarray(images).astype(np.float32) - np.asarray(config.MEAN_PIXEL, np.float64)
+    molded: np.ndarray = np.asarray(images, np.float32) - np.asarray(config.MEAN_PIXEL, np.float64)
+    return molded
 
 
-def unmold_image(normalized_images, config):
+def unmold_image(normalized_images: np.ndarray, config: Any) -> np.ndarray:
     """The inverse of `mold_image`: network input [..., C] -> RGB images [..., C] uint8."""
-    return (normalized_images + np.asarray(config.MEAN_PIXEL, np.float64)).astype(np.uint8)
+    image = normalized_images + np.asarray(config.MEAN_PIXEL, np.float64)
+    return np.asarray(image).astype(np.uint8)
 
 
 def compose_image_meta(
-    image_id, original_image_shape, image_shape, window, scale, active_class_ids
-):
+    image_id: Any,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: Sequence[int],
+    scale: float,
+    active_class_ids: Sequence[int] | np.ndarray,
+) -> np.ndarray:
     """Packs what the network must know about an image into one row of numbers.
 
     Args:
         image_id: number, usually the index in the data set.
         original_image_shape, image_shape: (H, W, C) before and after resizing.
         window: (y1, x1, y2, x2) pixels of the molded image.
-        scale: number, pixels of the molded image for one of the original.
+        scale: pixels of the molded image for one of the original.
         active_class_ids: [NUM_CLASSES] 1 for classes that the image's data set annotates.
 
     Returns:
@@ -389,7 +451,7 @@ def compose_image_meta(
     )
 
 
-def parse_image_meta(meta):
+def parse_image_meta(meta: ArrayLike) -> dict[str, np.ndarray]:
     """Unpacks rows of `compose_image_meta`, [batch, 12 + NUM_CLASSES].
 
     Returns:

@@ -3,9 +3,10 @@
 import ctypes
 import os
 import sys
+from typing import Any
 
 
-def share_heap():
+def share_heap() -> None:
     """Lets all threads take memory from one heap; call it before any thread is started.
 
     By itself the library gives threads heaps of their own, and each keeps what was freed in it.
@@ -19,7 +20,7 @@ def share_heap():
         mallopt(arena_max, 1)
 
 
-def give_back():
+def give_back() -> None:
     """Returns memory that was freed to the system, see malloc_trim(3).
 
     By itself the library keeps holes between what is in use, and they grow over a long run.
@@ -29,7 +30,7 @@ def give_back():
         trim(0)
 
 
-def _function(name):
+def _function(name: str) -> Any:
     """A function of the C library, or None where there is none."""
     if not sys.platform.startswith("linux"):
         return None

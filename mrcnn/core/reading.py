@@ -5,10 +5,13 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from mrcnn.core.files import PathLike
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"),
@@ -48,7 +51,7 @@ class ImageError(ValueError):
     """A file that can't be read as an image."""
 
 
-def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
+def read_image(path: PathLike, apply_exif: bool = True, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads any image that Pillow opens.
 
     Palette, grey, CMYK and 16 bit images (scaled to 8) become RGB; what is transparent
@@ -56,7 +59,6 @@ def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
     pillow-heif.
 
     Args:
-        path: str or PathLike of a file.
         apply_exif: turn the image upright as its EXIF orientation says. False for annotated
             data, whose polygons refer to the pixels as they are stored (TIFF is turned anyway).
         max_pixels: a larger image is refused before it is decoded.
@@ -70,18 +72,22 @@ def read_image(path, apply_exif=True, max_pixels=MAX_PIXELS):
     """
     size = _file_size(path)
     try:
-        with _open(path) as picture:
-            _check_pixels(picture.size, max_pixels)
-            picture.load()
-            turn = _UPRIGHT.get(_orientation(picture)) if apply_exif else None
-            picture = _to_rgb(picture)
-        return _to_array(picture if turn is None else picture.transpose(turn))
+        with _open(path) as stored:
+            if stored.width * stored.height > max_pixels:
+                raise ImageError(
+                    f"it has {stored.width} x {stored.height} pixels, more than the "
+                    f"{max_pixels:,} that are decoded"
+                )
+            stored.load()
+            turn = _UPRIGHT.get(_orientation(stored)) if apply_exif else None
+            image = _to_rgb(stored)
+        return _to_array(image if turn is None else image.transpose(turn))
     except Exception as error:  # Damaged files make Pillow's decoders raise all sorts of errors.
         why = _reason(error, path) if size else "the file is empty"
         raise ImageError(f"{path} cannot be read: {why}; pass a sound JPEG, PNG, ...") from error
 
 
-def is_picture(path):
+def is_image(path: PathLike) -> bool:
     """Whether a file looks like an image by its content, whatever its ending."""
     try:
         with _open(path):
@@ -90,19 +96,19 @@ def is_picture(path):
         return False
 
 
-def count_pixels(path):
+def count_pixels(path: PathLike) -> int:
     """Pixels of an image by its header, 0 if that can't be read."""
     try:
         if not os.path.isfile(path):
             return 0
-        with _open(path) as picture:
-            return picture.width * picture.height
+        with _open(path) as image:
+            return image.width * image.height
     except Exception:
         return 0
 
 
 @contextmanager
-def quiet_pillow():
+def quiet_pillow() -> Iterator[None]:
     """Within, Pillow doesn't warn of odd metadata, nor of large images, for which
     `read_image` has its own limit.
 
@@ -114,18 +120,18 @@ def quiet_pillow():
         yield
 
 
-def _open(path):
+def _open(path: PathLike) -> Image.Image:
     """Pillow's image of a file, its header read."""
     if os.fspath(path).lower().endswith(HEIF):
         _register_heif()
     try:
         return Image.open(path, formats=_COMMON)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         Image.init()  # loads all plug-ins, at the first call
         return Image.open(path, formats=[kind for kind in Image.OPEN if kind not in _NEVER])
 
 
-def _file_size(path):
+def _file_size(path: PathLike) -> int:
     """Bytes of a regular file; raises ImageError for everything else."""
     try:
         status = os.stat(path)
@@ -144,7 +150,7 @@ def _file_size(path):
     return status.st_size
 
 
-def _register_heif():
+def _register_heif() -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -152,21 +158,13 @@ def _register_heif():
     register_heif_opener()
 
 
-def _check_pixels(size, max_pixels):
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"it has {width} x {height} pixels, more than the {max_pixels:,} that are decoded"
-        )
-
-
-def _reason(error, path):
+def _reason(error: Exception, path: PathLike) -> str:
     """Why a file can't be read, in words that need no knowledge of Pillow."""
     if isinstance(error, ImageError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than the {MAX_PIXELS:,} pixels that are decoded"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         kind = _begins_as(path)
         if kind:
             return f"it begins as {kind} but is cut off or damaged"
@@ -180,7 +178,7 @@ def _reason(error, path):
     return f"{meaning} ({text})"
 
 
-def _begins_as(path):
+def _begins_as(path: PathLike) -> str | None:
     """The format whose signature a file begins with, None if it has none that is known."""
     try:
         with open(path, "rb") as file:
@@ -192,27 +190,27 @@ def _begins_as(path):
     return next((kind for kind, fits in tests.items() if fits and fits(start) is True), None)
 
 
-def _orientation(picture):
-    """The value of the EXIF tag, None without one."""
+def _orientation(image: Image.Image) -> int:
+    """The value of the EXIF tag, 1 (upright) without one."""
     try:
-        return picture.getexif().get(_EXIF_ORIENTATION)
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # Broken metadata is no reason to refuse a sound image.
-        return None
+        return 1
 
 
-def _to_rgb(picture):
+def _to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image -> one of mode RGB."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = Image.fromarray(_scaled(np.asarray(picture)))
-    if picture.has_transparency_data:
-        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        white = Image.new("RGB", picture.size, "white")
-        white.paste(picture, mask=picture)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_scaled(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
         return white
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
-def _scaled(values):
+def _scaled(values: np.ndarray) -> np.ndarray:
     """Grey [H, W] of more than 8 bits -> uint8; Pillow would cut it off at 255."""
     # Integers are 16 bit whatever the type's width; what is no number counts for nothing.
     full = 65535.0
@@ -225,18 +223,18 @@ def _scaled(values):
     return grey
 
 
-def _to_array(picture):
+def _to_array(image: Image.Image) -> np.ndarray:
     """[H, W, 3] uint8 of an image of mode RGB, which can be written to."""
-    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
     for rows in _strips(*pixels.shape[:2]):
         # Pillow lays out the bytes of all it converts, which would be a second copy.
-        box = (0, rows.start, picture.width, rows.stop)
-        whole = rows.stop - rows.start == picture.height
-        pixels[rows] = np.asarray(picture if whole else picture.crop(box))
+        box = (0, rows.start, image.width, rows.stop)
+        whole = rows.stop - rows.start == image.height
+        pixels[rows] = np.asarray(image if whole else image.crop(box))
     return pixels
 
 
-def _strips(height, width):
+def _strips(height: int, width: int) -> list[slice]:
     """Slices of rows that hold some two million pixels each."""
     step = max(1, (1 << 21) // width)
     return [slice(y, min(y + step, height)) for y in range(0, height, step)]

@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from mrcnn.core.reading import SUFFIXES, is_picture, quiet_pillow
+from mrcnn.core.reading import SUFFIXES, is_image, quiet_pillow
 
 # Folders and files of the output that aren't the input's; see `inference.run_pictures`.
 RESERVED = ("records", "masks", "cutouts")
@@ -137,7 +137,7 @@ def _of_folder(folder, recursive, listing, leave_out):
             path = Path(root, name)
             if name.startswith(".") or name.lower() in _NEVER:
                 continue
-            if path.suffix.lower() in SUFFIXES or (path.is_file() and is_picture(path)):
+            if path.suffix.lower() in SUFFIXES or (path.is_file() and is_image(path)):
                 found.append(path)
             else:
                 listing.passed_over.append((_relative(path, folder), "not an image; passed over"))

@@ -192,7 +192,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
 def test_what_pillow_hands_on_or_only_knows_by_name_is_no_picture(tmp_path, name, content):
     path = tmp_path / f"{name}.jpg"
     path.write_bytes(content)
-    assert not reading.is_picture(path) and reading.count_pixels(path) == 0
+    assert not reading.is_image(path) and reading.count_pixels(path) == 0
     with pytest.raises(reading.ImageError, match="it is not an image, or of an unknown format"):
         reading.read_image(path)
 
@@ -244,13 +244,13 @@ def test_links_pipes_and_odd_names(tmp_path):
         reading.read_image("a" * 5000)
 
 
-def test_is_picture_goes_by_content(tmp_path):
+def test_is_image_goes_by_content(tmp_path):
     path = saved(tmp_path, Image.new("L", (2, 2)))
     path.rename(tmp_path / "plain")
     (tmp_path / "text.jpg").write_text("text")
-    assert reading.is_picture(tmp_path / "plain")
-    assert not reading.is_picture(tmp_path / "text.jpg")
-    assert not reading.is_picture(tmp_path)
+    assert reading.is_image(tmp_path / "plain")
+    assert not reading.is_image(tmp_path / "text.jpg")
+    assert not reading.is_image(tmp_path)
 
 
 def test_quiet_pillow(recwarn, monkeypatch, tmp_path):
