@@ -36,7 +36,7 @@ class Command:
     """
 
     name: str
-    options: type
+    options: Any
     run: Callable[[Any], int]
     summary: str
     examples: tuple[str, ...]

@@ -4,25 +4,24 @@ import math
 import sys
 from pathlib import Path
 
+from mrcnn.commands.arguments import UsageError, add_options
 from mrcnn.commands.environment import import_tensorflow
 from mrcnn.commands.shared import (
-    UsageError,
-    add_data,
+    DataFoldersOptions,
+    PrecisionOptions,
     data_folders,
-    factor,
     load_folders,
     load_split,
-    positive,
-    share,
     split_files,
-    whole,
 )
+from mrcnn.core.options import factor, positive, share, whole
 from mrcnn.data.sampling import BALANCES
 from mrcnn.training.schedules import SCHEDULES, Stage, make_schedule, parse_stages
 
 
 def _add_train(train):
-    add_data(train, several=True)
+    add_options(train, DataFoldersOptions)
+    add_options(train, PrecisionOptions)
     add = train.add_argument_group("model").add_argument
     add("--model", choices=["resnet101", "resnet50", "compact"], default="resnet101")
     add(
