@@ -71,7 +71,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
             f"--report {options.report} would replace the run to compare with; give another folder"
         )
     (folder,) = data_folders(options)
-    annotations, images = split_files(*folder, options.split)
+    annotations, images = split_files(*folder, options.split, images_needed=not options.results)
     dataset = None if options.results else load_split([folder], options.split, options.limit)
     truth = read_ground_truth(annotations, limit=options.limit)
     options.report.mkdir(parents=True, exist_ok=True)

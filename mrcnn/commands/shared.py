@@ -129,7 +129,9 @@ def data_folders(options: _HasFolders) -> list[DataFolder]:
     return list(zip(data, annotations, strict=True))
 
 
-def split_files(data: Path, annotations: Path, split: str) -> tuple[Path, Path]:
+def split_files(
+    data: Path, annotations: Path, split: str, images_needed: bool = True
+) -> tuple[Path, Path]:
     """The COCO file of a split, and the folder where its images should be.
 
     Raises:
@@ -138,7 +140,7 @@ def split_files(data: Path, annotations: Path, split: str) -> tuple[Path, Path]:
     images, path = data / split / "image", annotations / f"{split}_coco.json"
     if path.is_file():
         return path, images
-    if not images.is_dir() and not annotations.is_dir():
+    if images_needed and not images.is_dir():
         raise UsageError(_missing_data(data))
     output = f" --output_dir {annotations}" if annotations != data else ""
     raise UsageError(
