@@ -332,6 +332,20 @@ def test_the_module_form(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("python -m mrcnn inspect: No Deep")
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--input_folder", "nowhere"], "input 'nowhere' does not exist"),
+        (["--save", "pdf"], "can't save ['pdf']; choose from overlay, json"),
+        (["--pad", "-3"], "pad is -3; give 0 or more pixels"),
+    ],
+)
+def test_inference_finds_mistakes_before_it_loads_a_model(options, text, tmp_path, capsys):
+    command = ["inference", "--output_folder", str(tmp_path / "out"), *options]
+    assert main(command) == 2
+    assert text in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 # --- Data folders ---------------------------------------------------------------------------------
 
 
@@ -339,6 +353,11 @@ def test_data_folders_in_pairs(tmp_path):
     a, b = Path("a"), Path("b")
     assert data_folders(EvaluateOptions(data=a)) == [(a, a)]
     assert data_folders(EvaluateOptions(data=a, annotations=b)) == [(a, b)]
+
+
+def test_train_without_data_says_what_the_data_is(tmp_path, capsys):
+    assert main(["train", "--data", str(tmp_path / "none")]) == 2
+    assert "https://github.com/switchablenorms/DeepFashion2" in capsys.readouterr().err
 
 
 def test_a_missing_split_says_what_to_do(tmp_path):
