@@ -1,7 +1,7 @@
 """`model.py evaluate`: score a model, or a results file, on annotated images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,7 @@ def _check_results(options: EvaluateOptions) -> None:
     """Refuses a missing --results file, and options for a model beside it."""
     if options.results is None:
         return
-    if given := changed(options, [field.name for field in fields(ModelOptions)]):
+    if given := changed(options, ModelOptions):
         raise UsageError(f"--results runs no model; leave out --{', --'.join(given)}")
     if not options.results.is_file():
         raise UsageError(f"no results at {options.results}; give a COCO results file")

@@ -1,5 +1,6 @@
 """`model.py inference`: detect garments in images or a video."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,101 +15,75 @@ from mrcnn.inference.writers import DEFAULT, FORMATS, KINDS, Outputs
 if TYPE_CHECKING:
     from mrcnn.predictor import Predictor
 
-# What does nothing for a video, besides most of --save.
-IMAGES_ONLY = (
-    "input_folder",
-    "recursive",
-    "max_pixels",
-    "overlay_format",
-    "pad",
-    "resume",
-    "strict",
-)
+_input = functools.partial(option, group="input")
+_model = functools.partial(option, group="model")
+_detections = functools.partial(option, group="detections")
+_output = functools.partial(option, group="output")
 
 
 @dataclass(frozen=True)
-class InputOptions:
-    input_folder: str = option(
+class ImageOptions:
+    """What does nothing for a video."""
+
+    input_folder: str = _input(
         "input_folder",
         "a folder, an image, a pattern in quotes, or a .txt file with one path a line",
         "--input",
-        group="input",
         metavar="PATH",
     )
-    recursive: bool = option(False, "include sub-folders", group="input")
-    video: str | None = option(
-        None, "process a video file instead, or a webcam (0)", group="input", metavar="PATH"
-    )
-    max_pixels: int | None = option(
+    recursive: bool = _input(False, "include sub-folders")
+    max_pixels: int | None = _input(
         None,
-        f"skip images with more pixels than this, at most {MAX_PIXELS}, which is also the limit "
-        "if not given",
-        group="input",
+        f"refuse images with more pixels; if not given, {MAX_PIXELS}, the most that Pillow decodes",
         type=positive,
     )
+    overlay_format: str = _output("png", "file format of the overlays", choices=FORMATS)
+    pad: int = _output(0, "margin around each cut-out in pixels")
+    resume: bool = _output(False, "skip images that have complete results of the same settings")
+    strict: bool = _output(False, "stop at the first image that fails")
 
 
 @dataclass(frozen=True)
 class DetectorOptions(ModelOptions):
     """The keywords of `Predictor.load`, where `weights` is `path`."""
 
-    device: str | None = option(
-        None, "cpu, gpu:0, ...; if not given, TensorFlow chooses", group="model"
-    )
-    batch_size: int | None = option(
+    device: str | None = _model(None, "cpu, gpu:0, ...; if not given, TensorFlow chooses")
+    batch_size: int | None = _model(
         None,
         "images that the network processes at once; if not given, 1 on a CPU, and on a GPU 4 for "
         "input sizes up to 640, else 1",
-        group="model",
         type=positive,
     )
-    min_score: float | None = option(
-        None,
-        "lowest score of a detection, 0 to 1; if not given, as in the weights file",
-        group="detections",
+    min_score: float | None = _detections(
+        None, "lowest score of a detection, 0 to 1; if not given, as in the weights file"
     )
-    max_detections: int | None = option(
-        None,
-        "highest number of detections in an image, best first",
-        group="detections",
-        type=positive,
+    max_detections: int | None = _detections(
+        None, "highest number of detections in an image, best first", type=positive
     )
-    classes: tuple[str, ...] | None = option(
+    classes: tuple[str, ...] | None = _detections(
         None,
         "keep only these classes, for example trousers,skirt",
-        group="detections",
         type=words,
         metavar="NAMES",
     )
-    agnostic_nms: bool = option(
-        False, "keep one detection, the best, where classes overlap", group="detections"
+    agnostic_nms: bool = _detections(
+        False, "keep only the best of overlapping detections, whatever their classes"
     )
-    exclusive_masks: bool = option(
-        False, "give each pixel to one garment at most", group="detections"
-    )
+    exclusive_masks: bool = _detections(False, "give each pixel to one garment at most")
 
 
 @dataclass(frozen=True)
-class InferenceOptions(DetectorOptions, InputOptions):
+class InferenceOptions(DetectorOptions, ImageOptions):
+    video: str | None = _input(
+        None, "process a video file instead, or a webcam (0)", metavar="PATH"
+    )
     output_folder: Path = option(
         Path("output_folder"), "folder for the results; made if missing", group="output"
     )
-    save: tuple[str, ...] = option(
-        DEFAULT,
-        f"what to write: some of {','.join(KINDS)}",
-        group="output",
-        type=words,
-        metavar="KINDS",
+    save: tuple[str, ...] = _output(
+        DEFAULT, f"what to write: some of {','.join(KINDS)}", type=words, metavar="KINDS"
     )
-    overlay_format: str = option(
-        "png", "file format of the overlays", group="output", choices=FORMATS
-    )
-    legend: bool = option(False, "draw a legend with the classes", group="output")
-    pad: int = option(0, "margin around each cut-out in pixels", group="output")
-    resume: bool = option(
-        False, "skip images that have complete results of the same settings", group="output"
-    )
-    strict: bool = option(False, "stop at the first image that fails", group="output")
+    legend: bool = _output(False, "draw a legend with the classes")
 
 
 def run_inference(options: InferenceOptions) -> int:
@@ -142,7 +117,7 @@ def _run_video(options: InferenceOptions, outputs: Outputs) -> int:
     from mrcnn.inference.video import load_av, run_video
 
     video = options.video or ""
-    unfit = [f"--{name}" for name in changed(options, IMAGES_ONLY)]
+    unfit = [f"--{name}" for name in changed(options, ImageOptions)]
     # The default of --save asks for nothing: a video gets the two kinds of it that it can have.
     if options.save != DEFAULT and not set(options.save) <= {"overlay", "json"}:
         unfit.insert(0, "--save masks, cutouts, csv or html")

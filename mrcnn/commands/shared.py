@@ -1,9 +1,10 @@
 """Options that several commands share, and the data folders that they name."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.environment import import_tensorflow
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from mrcnn.data.dataset import CocoDataset
     from mrcnn.predictor import Predictor
 
+_model = functools.partial(option, group="model")
 DATA = Path("data/deepfashion2")
 # (folder of <split>/image, folder of <split>_coco.json)
 DataFolder = tuple[Path, Path]
@@ -20,10 +22,9 @@ DataFolder = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    precision: str = option(
+    precision: str = _model(
         "auto",
         "number format of the computation; auto: the fastest that the device supports well",
-        group="model",
         choices=["auto", "float32", "bfloat16", "float16"],
     )
 
@@ -32,32 +33,26 @@ class PrecisionOptions:
 class ModelOptions(PrecisionOptions):
     """Which model runs, and how: keywords of `Predictor.load`, where `weights` is `path`."""
 
-    weights: str = option(
+    weights: str = _model(
         "weights",
         "a weights file, a folder (its newest .h5 file), or coco (matterport's COCO weights, "
         "downloaded once)",
-        group="model",
     )
-    size: int | None = option(
+    size: int | None = _model(
         None,
         "side of the network's input in pixels, a multiple of 64; if not given, as in the weights "
         "file",
-        group="model",
     )
-    tta: bool = option(
-        False, "also run on the mirrored image and average (takes twice as long)", group="model"
-    )
-    refine: bool | None = option(
+    tta: bool = _model(False, "also run on the mirrored image and average (takes twice as long)")
+    refine: bool | None = _model(
         None,
         "fit masks to edges in the image (slower, needs OpenCV); if not given, as the weights file "
         "says",
-        group="model",
     )
-    sleeve_refine: bool | None = option(
+    sleeve_refine: bool | None = _model(
         None,
         "let the sleeve classifier of the weights file correct similar classes, such as short and "
         "long sleeves; if not given, as the weights file says",
-        group="model",
     )
 
 
@@ -105,14 +100,7 @@ class DataFoldersOptions(LimitOptions):
     )
 
 
-class _HasFolders(Protocol):
-    @property
-    def data(self) -> Path | Sequence[Path]: ...
-    @property
-    def annotations(self) -> Path | Sequence[Path] | None: ...
-
-
-def data_folders(options: _HasFolders) -> list[DataFolder]:
+def data_folders(options: DataOptions | DataFoldersOptions) -> list[DataFolder]:
     """The folders of --data and --annotations in pairs.
 
     Raises:

@@ -6,7 +6,6 @@
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -35,10 +34,9 @@ def subset(options: Any, of: type) -> dict[str, Any]:
     return {field.name: getattr(options, field.name) for field in dataclasses.fields(of)}
 
 
-def changed(options: Any, names: Iterable[str]) -> list[str]:
-    """Those of the named options whose value isn't the default."""
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    return [name for name in names if getattr(options, name) != defaults[name]]
+def changed(options: Any, of: type) -> list[str]:
+    """Names of the fields of the dataclass `of` whose value isn't the default."""
+    return [f.name for f in dataclasses.fields(of) if getattr(options, f.name) != f.default]
 
 
 # --- Types that argparse checks -----------------------------------------------------------------
@@ -68,6 +66,6 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def _at_least(lowest: int, value: Number) -> Number:
-    if not (value >= lowest and math.isfinite(value)):
+    if not lowest <= value < math.inf:
         raise argparse.ArgumentTypeError(f"got {value}; give {lowest} or more")
     return value

@@ -13,11 +13,12 @@ import mrcnn
 from mrcnn.commands import main as command_line
 from mrcnn.commands.arguments import Help, UsageError, add_options, from_arguments
 from mrcnn.commands.evaluate import EvaluateOptions
-from mrcnn.commands.inference import InferenceOptions
+from mrcnn.commands.inference import ImageOptions, InferenceOptions
 from mrcnn.commands.inspect import InspectOptions
 from mrcnn.commands.main import COMMANDS, build_parser, cli, main
 from mrcnn.commands.shared import data_folders, split_files
 from mrcnn.core.options import changed, factor, option, positive, share, subset, whole, words
+from mrcnn.inference.writers import Outputs
 from tests.helpers import ROOT
 
 NAMES = ["convert", "train", "inference", "evaluate", "inspect"]
@@ -230,12 +231,14 @@ def test_a_dataclass_refuses(arguments, capsys):
 
 
 def test_subset_and_changed():
-    options = InferenceOptions(video="0", pad=3)
-    assert subset(options, dataclasses.make_dataclass("Two", ["pad", "legend"])) == {
-        "pad": 3,
+    options = InferenceOptions(video="0", pad=3, save=("overlay",), recursive=True)
+    assert subset(options, Outputs) == {
+        "save": ("overlay",),
+        "overlay_format": "png",
         "legend": False,
+        "pad": 3,
     }
-    assert changed(options, ["legend", "pad", "resume", "video"]) == ["pad", "video"]
+    assert changed(options, ImageOptions) == ["recursive", "pad"]
 
 
 @pytest.mark.parametrize(
