@@ -4,6 +4,7 @@ import re
 import warnings
 from collections import OrderedDict
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -49,8 +50,9 @@ from mrcnn.network.tensor_ops import (
     trim_zeros_graph,
 )
 from mrcnn.siblings import sleeves
-from mrcnn.training import checkpoints, run, run_folders, step
+from mrcnn.training import checkpoints, loop, run_folders, step
 from mrcnn.training.devices import find_cluster
+from mrcnn.training.options import TrainingOptions
 
 __all__ = [
     "BatchNorm",
@@ -215,7 +217,7 @@ class MaskRCNN:
         epoch = run_folders.parse_checkpoint(model_path) if model_path else None
         self.epoch = epoch or 0
         same_run = epoch is not None and Path(model_path).name == self._checkpoint(epoch).name
-        self.saved, self._has_folder = None, same_run
+        self.resumed, self._has_folder = None, same_run
         folder = Path(model_path).resolve().parent if same_run else None
         self._run_at(folder or run_folders.run_folder(self.model_dir, self.run_name))
 
@@ -259,7 +261,8 @@ class MaskRCNN:
         augmentation=None,
         custom_callbacks=None,
         no_augmentation_sources=None,
-        **options,
+        options=None,
+        **changes,
     ):
         """Trains, from `self.epoch` on, or from where `resume` found the run.
 
@@ -272,7 +275,8 @@ class MaskRCNN:
             augmentation: imgaug augmenter, or None.
             custom_callbacks: list of Keras callbacks.
             no_augmentation_sources: sources of images that aren't augmented.
-            **options: fields of `mrcnn.training.run.Options`, such as schedule, seed and workers.
+            options: `mrcnn.training.options.TrainingOptions`, or None.
+            **changes: fields of it, such as schedule, seed and workers.
 
         Returns:
             rows of the log, a list of dicts.
@@ -284,13 +288,14 @@ class MaskRCNN:
         self._need("training", "train")
         self._check_datasets(train_dataset, val_dataset)
         self.class_names = classes.check_names(train_dataset.class_names, self.config.NUM_CLASSES)
-        chosen = run.Options(
+        options = replace(
+            options or TrainingOptions(),
             augmentation=augmentation,
             callbacks=tuple(custom_callbacks or ()),
             no_augmentation_sources=no_augmentation_sources,
-            **options,
+            **changes,
         )
-        rows = run.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, chosen)
+        rows = loop.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, options)
         self.random_layers = []
         return rows
 
@@ -309,13 +314,13 @@ class MaskRCNN:
         """
         self._need("training", "resume")
         folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
-        saved = checkpoints.Checkpoints(folder, self.run_name).restore()
-        if saved is None:
+        checkpoint = checkpoints.Checkpoints(folder, self.run_name).restore()
+        if checkpoint is None:
             raise FileNotFoundError(f"{folder} has no {checkpoints.LIST}; it is no run's folder")
-        self.load_weights(saved.weights, by_name=True)
+        self.load_weights(checkpoint.weights, by_name=True)
         self._run_at(folder)
-        self.epoch, self.saved, self._has_folder = saved.info["epoch"], saved, True
-        return saved.weights
+        self.epoch, self.resumed, self._has_folder = checkpoint.info["epoch"], checkpoint, True
+        return checkpoint.weights
 
     def compile(self, learning_rate, momentum):
         """Gives the Keras model the original's optimizer; `train` does so itself."""
