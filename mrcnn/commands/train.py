@@ -1,7 +1,7 @@
 """`model.py train`."""
 
-import argparse
 import dataclasses
+import functools
 import math
 import sys
 from dataclasses import dataclass
@@ -10,186 +10,133 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn.commands.arguments import add_options, from_arguments
+from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.environment import import_tensorflow
 from mrcnn.commands.shared import (
-    UsageError,
+    DataFoldersOptions,
+    PrecisionOptions,
     data_folders,
-    factor,
     load_folders,
     load_split,
-    positive,
-    share,
     split_files,
-    whole,
 )
 from mrcnn.core.classes import same_names
-from mrcnn.core.options import option
+from mrcnn.core.options import factor, option, positive, share, whole
 from mrcnn.data.augmentation import make_augmentation
-from mrcnn.data.dataset import CocoDataset
 from mrcnn.data.policy import Policy
 from mrcnn.data.sampling import BALANCES, image_weights
 from mrcnn.training.options import TrainingOptions
 from mrcnn.training.schedules import SCHEDULES, Stage, make_schedule, parse_stages
 
 if TYPE_CHECKING:
+    from mrcnn.data.dataset import CocoDataset
     from mrcnn.model import MaskRCNN
+    from mrcnn.training.checkpoints import Checkpoint
 
-EXAMPLES = """\
-examples:
-  python model.py train --data data/deepfashion2 --model resnet50 --batch_size 4
-  python model.py train --data data/deepfashion2 --weights last
-"""
+_model = functools.partial(option, group="model")
+_schedule = functools.partial(option, group="schedule")
+_data = functools.partial(option, group="data")
+_run = functools.partial(option, group="run")
 
 
 @dataclass(frozen=True)
-class _CommandOptions:
-    """What the command decides itself; in the help it comes first within each group."""
+class _CommandOptions(PrecisionOptions, DataFoldersOptions):
+    """What the command itself decides; in the help it comes first within each group."""
 
-    data: Path | list[Path] = option(
-        Path("data/deepfashion2"),
-        "folder in DeepFashion2's layout; the training images of several folders are joined, and "
-        "the first one validates",
-        type=Path,
-        nargs="+",
-    )
-    annotations: list[Path] | None = option(
-        None,
-        "folder with the COCO files of convert_to_coco.py, one for each --data (default: --data)",
-        type=Path,
-        nargs="+",
-    )
-    limit: int | None = option(None, "use only the first images of each folder", type=positive)
-
-    model: str = option(
-        "resnet101", "network", choices=["resnet101", "resnet50", "compact"], group="model"
-    )
-    weights: str | None = option(
+    model: str = _model("resnet101", "network", choices=["resnet101", "resnet50", "compact"])
+    weights: str | None = _model(
         None,
         "initial weights: coco, imagenet, none, or a file; last: continue the last run exactly "
-        "where it stopped (default: coco)",
-        group="model",
+        "where it stopped; if not given, coco",
     )
     resume: Path | None = option(
         None, "continue the run in this folder", metavar="RUN", group="model"
     )
-    size: int | None = option(
-        None, "side of the square input (default: the model's)", type=positive, group="model"
+    size: int | None = _model(
+        None, "side of the square input in pixels; if not given, the model's", type=positive
     )
-    name: str | None = option(None, "name of the run (default: the model's)", group="model")
-    logs: str = option("logs", "parent folder of run folders", group="model")
+    name: str | None = _model(None, "name of the run; if not given, the model's")
+    logs: str = _model("logs", "parent folder of run folders")
 
-    epochs: int | None = option(
-        None,
-        "last epoch, counted from the very first (default: 90)",
-        type=positive,
-        group="schedule",
+    epochs: int | None = _schedule(
+        None, "last epoch, counted from the very first; if not given, 90", type=positive
     )
-    steps_per_epoch: int | None = option(
-        None, "default: one pass over the images, at most 1000", type=positive, group="schedule"
+    steps_per_epoch: int | None = _schedule(
+        None, "if not given, one pass over the images, but at most 1000", type=positive
     )
-    validation_steps: int | None = option(
-        None, "default: one pass over the images, at most 50", type=positive, group="schedule"
+    validation_steps: int | None = _schedule(
+        None, "if not given, one pass over the images, but at most 50", type=positive
     )
-    batch_size: int = option(
-        8, "images per step, over all --gpus of a process", type=positive, group="schedule"
-    )
-    lr: float = option(0.001, "learning rate of SGD", group="schedule")
-    lr_schedule: str = option(
+    batch_size: int = _schedule(8, "images per step, over all --gpus of a process", type=positive)
+    lr: float = _schedule(0.001, "learning rate of SGD")
+    lr_schedule: str = _schedule(
         "plateau",
         "plateau: 0.3 of --lr once the validation loss stays flat; step: a tenth after 2/3 and "
         "8/9 of all steps; cosine: falls to 0 over all steps",
         choices=SCHEDULES,
-        group="schedule",
     )
-    warmup: int = option(
-        0, "steps over which the rate rises to --lr at the start", type=whole, group="schedule"
+    warmup: int = _schedule(0, "steps at the start in which the rate rises to --lr", type=whole)
+    layers: str | None = _schedule(
+        None, "heads, 3+, 4+, 5+, all, or a regular expression; if not given, all"
     )
-    layers: str | None = option(
+    stages: str | None = _schedule(
         None,
-        "layers to train: heads, 3+, 4+, 5+, all, or a regular expression (default: all)",
-        group="schedule",
+        "several stages instead of --layers and --epochs, each with its last epoch and, after a "
+        "slash, a divisor of --lr: heads:40,4+:120,all:160/10",
     )
-    stages: str | None = option(
-        None,
-        "several stages instead of --layers and --epochs, each with its last epoch and optionally "
-        "a divisor of --lr: heads:40,4+:120,all:160/10",
-        group="schedule",
+    ema: float = _schedule(0.0, "decay of a moving average of the weights, such as 0.999; 0: none")
+    rois: int | None = _schedule(
+        None, "RoIs per image that the heads train on; if not given, the model's", type=positive
     )
-    ema: float = option(
-        0.0, "decay of a moving average of the weights, such as 0.999; 0: none", group="schedule"
-    )
-    rois: int | None = option(
-        None,
-        "RoIs per image that the heads train on (default: the model's)",
-        type=positive,
-        group="schedule",
-    )
-    edge_loss: float = option(0.0, "weight of the mask edge loss; 0: none", group="schedule")
-    label_smoothing: float = option(
-        0.0, "label smoothing of the class loss, such as 0.1", group="schedule"
-    )
-    dropout: float = option(
-        0.0, "dropout rate in the class and box head, such as 0.5", group="schedule"
-    )
-    best_by: str = option(
+    edge_loss: float = _schedule(0.0, "weight of the mask edge loss; 0: none")
+    label_smoothing: float = _schedule(0.0, "label smoothing of the class loss, such as 0.1")
+    dropout: float = _schedule(0.0, "dropout rate in the class and box head, such as 0.5")
+    best_by: str = _schedule(
         "val_loss",
         "metric that selects best.h5; mask_ap: on 100 validation images",
         choices=["val_loss", "mask_ap"],
-        group="schedule",
     )
 
-    augment: str = option(
+    augment: str = _data(
         "flip",
         "none, flip, default (flip, shift, scale, rotate, colour, occlusion, some close-ups), zoom "
         "(more close-ups), strong (larger changes, for little data), or a Python file that "
         "defines `augmentation` with imgaug",
-        group="data",
     )
-    balance: str = option(
-        "none",
-        "repeat_factor: show images of rare classes more often",
-        choices=BALANCES,
-        group="data",
+    balance: str = _data(
+        "none", "repeat_factor: show images of rare classes more often", choices=BALANCES
     )
-    focus: str | None = option(
-        None,
-        "classes whose images are shown more often: long_sleeved_shirt:2,trousers:2",
-        group="data",
+    focus: str | None = _data(
+        None, "classes whose images are shown more often: long_sleeved_shirt:2,trousers:2"
     )
-    repeat: list[float] | None = option(
+    repeat: tuple[float, ...] | None = _data(
         None,
         "how often a pass shows the images of each --data folder: 2 1",
         type=factor,
         nargs="+",
-        group="data",
     )
-    paste: float = option(
-        0.0, "share of images that get garments of other images", type=share, group="data"
-    )
-    recolour: float = option(0.0, "share of garments to recolour", type=share, group="data")
+    paste: float = _data(0.0, "share of images that get garments of other images", type=share)
+    recolour: float = _data(0.0, "share of garments to recolour", type=share)
     paste_data: Path | None = option(
         None, "converted folder in DeepFashion2's layout to paste garments from", group="data"
     )
     paste_annotations: Path | None = option(
-        None, "folder with its COCO files (default: --paste_data)", group="data"
+        None, "folder with its COCO files; if not given, --paste_data", group="data"
     )
 
-    gpus: int = option(1, "GPUs of this machine to train on", type=positive, group="run")
-    samples: int = option(4, "validation images to draw in TensorBoard", type=whole, group="run")
-    precision: str = "auto"
+    gpus: int = _run(1, "GPUs of this machine to train on", type=positive)
+    samples: int = _run(4, "validation images to draw in TensorBoard", type=whole)
 
 
 @dataclass(frozen=True)
 class TrainOptions(TrainingOptions, _CommandOptions):
-    """Options of `model.py train`; `with_training` completes those of the training itself."""
+    """Options of `model.py train`."""
 
     tensorboard: bool = True
     check: bool = True
 
     def __post_init__(self) -> None:
         """Refuses options that would do nothing beside others."""
-        super().__post_init__()
         if self.stages and (self.layers or self.epochs):
             raise UsageError(
                 "--stages says which layers train until when; leave out --layers, --epochs"
@@ -219,21 +166,20 @@ class TrainOptions(TrainingOptions, _CommandOptions):
         return [Stage(self.layers or "all", self.epochs or 90)]
 
     @property
-    def arguments(self) -> dict[str, str]:
-        """What was asked for, for run.json."""
-        names = [f.name for f in dataclasses.fields(self) if "flags" in f.metadata]
-        values = {name: getattr(self, name) for name in [*names, "precision"]}
-        return {"command": "train"} | {k: str(v) for k, v in values.items()}
+    def as_given(self) -> dict[str, str]:
+        """Names and values on the command line, for run.json."""
+        values = {"command": "train"}
+        for field in dataclasses.fields(self):
+            if "flags" in field.metadata:
+                value = getattr(self, field.name)
+                values[field.name] = (
+                    " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                )
+        return values
 
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, TrainOptions)
-    parser.epilog = EXAMPLES
-
-
-def run_train(args: argparse.Namespace) -> int:
+def run_train(options: TrainOptions) -> int:
     """Trains a model; returns the exit status."""
-    options = from_arguments(TrainOptions, args)
     stages = options.all_stages
     folders = data_folders(options)
     train_set, counts = load_folders(folders, "train", options.limit)
@@ -252,7 +198,7 @@ def run_train(args: argparse.Namespace) -> int:
     options = dataclasses.replace(
         options,
         repeat_factors=None if (visits == 1).all() else visits,
-        facts={"arguments": options.arguments},
+        facts={"arguments": options.as_given},
         **_validation(options, model, val_set),
     )
     try:
@@ -284,15 +230,12 @@ def run_train(args: argparse.Namespace) -> int:
         print(stopped, file=sys.stderr)
         return 130
     except (FloatingPointError, WorkerLost) as error:
-        print(f"model.py train: {error}", file=sys.stderr)
-        return 3
+        raise UsageError(str(error), status=3) from error
     except PictureError as error:
-        print(
-            f"model.py train: {error}\nFix it; the same command with --weights last then continues "
-            "from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 2
+        raise UsageError(
+            f"{error}\nFix it; the same command with --weights last then continues from the last "
+            "checkpoint"
+        ) from error
     print(f"Trained {model.epoch} epochs; weights and logs are in {model.log_dir}")
     return 0
 
@@ -304,7 +247,7 @@ def stage_names(stages: list[Stage]) -> list[str | None]:
     return [f"{number}:{stage.layers}" for number, stage in enumerate(stages)]
 
 
-def stage_to_continue(resumed: Any, stages: list[Stage]) -> int:
+def stage_to_continue(resumed: "Checkpoint | None", stages: list[Stage]) -> int:
     """Number of the stage that a checkpoint, or None, belongs to.
 
     A run that is in its second stage stays there, even if early stopping ended the first one
@@ -432,7 +375,7 @@ def _augmentation(options: TrainOptions, visits: np.ndarray) -> Any:
     return dataclasses.replace(augmentation, **changes)
 
 
-def _validation(options: TrainOptions, model: "MaskRCNN", dataset: CocoDataset) -> dict[str, Any]:
+def _validation(options: TrainOptions, model: "MaskRCNN", dataset: "CocoDataset") -> dict[str, Any]:
     """Options that need a detector beside the model in training."""
     by_ap = options.best_by == "mask_ap"
     if by_ap and model.cluster.workers > 1:
@@ -451,7 +394,7 @@ def _validation(options: TrainOptions, model: "MaskRCNN", dataset: CocoDataset) 
     return chosen
 
 
-def count_visits(options: TrainOptions, train_set: CocoDataset, counts: list[int]) -> np.ndarray:
+def count_visits(options: TrainOptions, train_set: "CocoDataset", counts: list[int]) -> np.ndarray:
     """How often a pass shows each image: float [num_images].
 
     Args:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-Resolver = tf.distribute.cluster_resolver.ClusterResolver
-
 
 @dataclass(frozen=True)
 class Cluster:
@@ -80,7 +78,7 @@ def count_processes() -> int:
     return _tasks()[0]
 
 
-def _tasks() -> tuple[int, int, Resolver | None]:
+def _tasks() -> tuple[int, int, tf.distribute.cluster_resolver.ClusterResolver | None]:
     """Number of processes, index of this one, and the cluster resolver if there are several."""
     text = os.environ.get("TF_CONFIG")
     if text:
@@ -104,7 +102,7 @@ def _tasks() -> tuple[int, int, Resolver | None]:
     return 1, 0, None
 
 
-def _slurm_tasks() -> tuple[int, int, Resolver]:
+def _slurm_tasks() -> tuple[int, int, tf.distribute.cluster_resolver.ClusterResolver]:
     """`_tasks` of a Slurm step.
 
     Not by TensorFlow's own resolver, which fails without GPUs and takes hosts in alphabetical

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.core.options import option
+from mrcnn.core.options import option, positive, whole
 from mrcnn.training.schedules import Schedule
-
-_LOWEST = {"accumulate": 1, "keep": 1, "early_stopping": 0, "preview": 0, "seed": 0, "workers": 0}
 
 
 @dataclass(frozen=True)
@@ -33,27 +31,27 @@ class TrainingOptions:
     accumulate: int = option(
         1,
         "split each batch into this many parts, one after another: same update, less memory",
+        type=positive,
         group="schedule",
     )
     early_stopping: int = option(
         0,
-        "end the training, or the stage, after this many epochs without improvement; 0: never",
+        "end the training, or the stage, after N epochs without improvement; 0: never",
+        type=whole,
         group="schedule",
     )
     preview: int = option(
-        0,
-        "write this many augmented training images to preview.png first",
-        metavar="N",
-        group="data",
+        0, "first write N augmented training images to preview.png", type=whole, group="data"
     )
     seed: int = option(
         0,
         "seed of random weights, image order, augmentation, dropout and the choice of RoIs",
+        type=whole,
         group="data",
     )
-    workers: int = option(2, "threads that load images", group="data")
+    workers: int = option(2, "threads that load images", type=positive, group="data")
     keep: int = option(
-        3, "number of latest checkpoints to keep, in addition to the best", group="run"
+        3, "latest checkpoints to keep, in addition to the best", type=positive, group="run"
     )
     dry_run: bool = option(
         False, "check data, disk space and memory with one step, then stop", group="run"
@@ -71,8 +69,3 @@ class TrainingOptions:
     check: bool = False
     show_progress: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, lowest in _LOWEST.items():
-            if (value := getattr(self, name)) < lowest:
-                raise ValueError(f"got {name}={value}; give {lowest} or more")

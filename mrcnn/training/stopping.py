@@ -54,11 +54,15 @@ def stop_signals() -> Iterator[StopSignals]:
 def workers_may_fail(cluster: Cluster) -> Iterator[None]:
     """Turns TensorFlow's many errors of a lost process into `WorkerLost`."""
     errors = tf.errors
-    lost = (errors.UnavailableError, errors.AbortedError, errors.CancelledError)
-    lost += (errors.DeadlineExceededError, errors.InternalError)
     try:
         yield
-    except lost as error:
+    except (
+        errors.UnavailableError,
+        errors.AbortedError,
+        errors.CancelledError,
+        errors.DeadlineExceededError,
+        errors.InternalError,
+    ) as error:
         if cluster.workers == 1:
             raise
         raise WorkerLost(
