@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from mrcnn import __version__
-from mrcnn.commands import convert, train
+from mrcnn.commands import convert
 from mrcnn.commands.arguments import Command, Help, UsageError, add_options, from_arguments
 from mrcnn.commands.environment import assume_frozen_weights
 from mrcnn.commands.evaluate import EvaluateOptions, run_evaluate
 from mrcnn.commands.inference import InferenceOptions, run_inference
 from mrcnn.commands.inspect import InspectOptions, run_inspect
+from mrcnn.commands.train import TrainOptions, run_train
 
 COMMANDS = (
     Command(
@@ -26,8 +27,8 @@ COMMANDS = (
     ),
     Command(
         "train",
-        train._add_train,
-        train.run_train,
+        TrainOptions,
+        run_train,
         "train a model on COCO annotations",
         (
             "--data data/deepfashion2 --model resnet50 --batch_size 8",
@@ -85,9 +86,7 @@ def build_parser(program: str = "model.py") -> argparse.ArgumentParser:
             epilog=command.epilog(program),
             formatter_class=Help,
         )
-        if command.name == "train":  # MERGE: until it has TrainOptions
-            command.options(one)
-        elif command.name != "convert":  # MERGE: until it has ConvertOptions
+        if command.name != "convert":  # MERGE: until it has ConvertOptions
             add_options(one, command.options)
         one.set_defaults(called=command)
     return parser
@@ -117,9 +116,6 @@ def main(
     if own_process:
         assume_frozen_weights(not command.trains)
     try:
-        if command.name == "train":  # MERGE: until it has TrainOptions
-            del arguments.called
-            return command.run(arguments)
         return command.run(from_arguments(command.options, arguments))
     except (UsageError, OSError, ValueError, ImportError) as error:
         if os.environ.get("MRCNN_TRACEBACK"):
