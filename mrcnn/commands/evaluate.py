@@ -9,7 +9,9 @@ from mrcnn.commands.shared import UsageError, data_folders, load_split
 def run_evaluate(args):
     """Scores a model, or a file of results, on an annotated split; returns the exit status."""
     from mrcnn.coco.ground_truth import outside, read_ground_truth, read_results
-    from mrcnn.evaluation import metrics
+    from mrcnn.evaluation.comparison import compare, read_earlier_run
+    from mrcnn.evaluation.metrics import Source
+    from mrcnn.evaluation.scoring import EvaluationOptions, evaluate
     from mrcnn.reports import report
 
     model_options = [args.weights != "weights", args.precision != "auto", args.size, args.tta]
@@ -22,7 +24,7 @@ def run_evaluate(args):
     if args.results and not args.results.is_file():
         raise UsageError(f"no results at {args.results}; give a COCO results file")
     # What can be wrong shows before the model runs, which may take hours.
-    other = metrics.read_other(args.compare) if args.compare else None
+    other = read_earlier_run(args.compare) if args.compare else None
     if other and args.report.is_dir() and other.path.parent.samefile(args.report):
         raise UsageError(
             f"--report {args.report} would replace the run to compare with; give another folder"
@@ -43,12 +45,17 @@ def run_evaluate(args):
             f"{share:.0%} of the boxes reach out of their images; are these results of another "
             "split, or boxes as corners?"
         )
-    run = {"split": args.split, "annotations": str(_annotations(args)), "notes": notes}
-    run |= {"weights": None if args.results else _weights_path(args), "results": str(path)}
-    options = metrics.Options(args.min_score, args.resamples, args.seed, run)
-    found = metrics.evaluate(truth, detections, options)
+    source = Source(
+        split=args.split,
+        annotations=str(_annotations(args)),
+        weights=None if args.results else _weights_path(args),
+        results=str(path),
+        notes=notes,
+    )
+    options = EvaluationOptions(args.min_score, args.resamples, args.seed)
+    found = evaluate(truth, detections, options, source)
     if other:
-        metrics.compare(found, other)
+        compare(found, other)
     pictures = args.data / args.split / "image"
     page = report.write_report(args.report, found, path, pictures if pictures.is_dir() else None)
     print("\n".join([report.as_text(found.metrics), "", *notes, f"Report: {page}"]))
