@@ -60,13 +60,15 @@ class EvaluateOptions(DataOptions, ModelOptions):
 def run_evaluate(options: EvaluateOptions) -> int:
     """Scores a model, or a file of results, on an annotated split; returns the exit status."""
     from mrcnn.coco.ground_truth import read_ground_truth, read_results
-    from mrcnn.evaluation import metrics
+    from mrcnn.evaluation.comparison import compare, read_earlier_run
+    from mrcnn.evaluation.metrics import Source
+    from mrcnn.evaluation.scoring import EvaluationOptions, evaluate
     from mrcnn.reports import report
 
     # Mistakes are found before the model runs, which may take hours.
     _check_results(options)
-    other = metrics.read_other(options.compare) if options.compare else None
-    if other and options.report.is_dir() and other.path.parent.samefile(options.report):
+    earlier = read_earlier_run(options.compare) if options.compare else None
+    if earlier and options.report.is_dir() and earlier.path.parent.samefile(options.report):
         raise UsageError(
             f"--report {options.report} would replace the run to compare with; give another folder"
         )
@@ -83,15 +85,14 @@ def run_evaluate(options: EvaluateOptions) -> int:
     detections = read_results(truth, results)
     notes = [f"{name} failed and counts as found empty: {why}" for name, why in failures]
     notes += _doubts(truth, detections)
-    run: dict[str, Any] = {"split": options.split, "annotations": str(annotations), "notes": notes}
-    run |= {"weights": weights, "results": str(results)}
-    found = metrics.evaluate(
-        truth, detections, metrics.Options(options.min_score, options.resamples, options.seed, run)
+    source = Source(options.split, str(annotations), weights, str(results), notes)
+    scored = evaluate(
+        truth, detections, EvaluationOptions(**subset(options, EvaluationOptions)), source
     )
-    if other:
-        metrics.compare(found, other)
-    page = report.write_report(options.report, found, results, images if images.is_dir() else None)
-    print("\n".join([report.as_text(found.metrics), "", *notes, f"Report: {page}"]))
+    if earlier:
+        compare(scored, earlier)
+    page = report.write_report(options.report, scored, results, images if images.is_dir() else None)
+    print("\n".join([report.as_text(scored.metrics), "", *notes, f"Report: {page}"]))
     return 3 if failures else 0
 
 

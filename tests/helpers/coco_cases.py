@@ -117,5 +117,5 @@ def accumulated(content, results, kind):
     detections = read_results(truth, results)
     views = average_precision.make_views(truth)
     overlaps = average_precision.compute_overlaps(truth, detections, kind)
-    matches = average_precision.match(truth, detections, kind, views, overlaps)
+    matches = average_precision.match_detections(truth, detections, kind, views, overlaps)
     return matches, average_precision.accumulate(matches)
