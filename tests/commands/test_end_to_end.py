@@ -25,7 +25,7 @@ from tests.helpers import ROOT
 pytestmark = pytest.mark.tf
 
 TRAIN = ["--model", "compact", "--size", 128, "--batch_size", 2, "--precision", "float32"]
-TRAIN += ["--steps_per_epoch", 2, "--validation_steps", 1]
+TRAIN += ["--steps_per_epoch", 2, "--validation_steps", 1, "--layers", "heads"]
 # With the same options the model is loaded once, see `one_model`.
 DETECT = ["--precision", "float32", "--max_detections", 5, "--min_score", 0, "--no-refine"]
 
