@@ -160,7 +160,8 @@ class ReportImages:
             parts = [Image.fromarray(m).resize(size, 0) for m in np.moveaxis(whole, 2, 0)]
             masks = np.stack([np.array(m, bool) for m in parts], axis=2)
         drawn = draw_instances(canvas, boxes, masks, source.classes[rows] + 1, self._names, scores)
-        return image_uri(drawn, quality=80)
+        uri: str = image_uri(drawn, quality=80)
+        return uri
 
     def _summary(self, i: int) -> str:
         """'1 of 3 correct; skirt detected as trousers; missed: vest; false positives: trousers'."""
