@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, KINDS, Detections, GroundTruth
+from mrcnn.coco.ground_truth import KINDS, Detections, GroundTruth
+from mrcnn.coco.reader import ATTRIBUTES
 from mrcnn.evaluation.metrics import CocoNumbers
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

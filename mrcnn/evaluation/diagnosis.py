@@ -4,12 +4,11 @@ I images, G instances, N detections, K classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle_tools
 from scipy import ndimage
 
+from mrcnn.coco import masks
 from mrcnn.coco.ground_truth import Detections, GroundTruth
 from mrcnn.evaluation.average_precision import (
     IGNORED,
@@ -217,16 +216,16 @@ def boundary_quality(truth: GroundTruth, detections: Detections, pairs: Pairs) -
     )
 
 
-def boundary_iou(a: dict[str, Any], b: dict[str, Any]) -> float:
+def boundary_iou(a: masks.RLE, b: masks.RLE) -> float:
     """Boundary IoU of two RLE masks of one size; 0 if both are empty.
 
     It is the IoU of the parts of both masks that lie within 2 % of the image's diagonal of their
     own outline; the image's edge counts as outline.
     """
     radius = max(1, round(BOUNDARY_SHARE * float(np.hypot(*a["size"]))))
-    x, y, w, h = rle_tools.toBbox(rle_tools.merge([a, b])).astype(int)
-    masks = rle_tools.decode([a, b])[y : y + h, x : x + w]
-    bands = [mask & ~_eroded(mask, radius) for mask in np.moveaxis(masks.astype(bool), 2, 0)]
+    x, y, w, h = masks.bounds(masks.union([a, b])).astype(int)
+    parts = [masks.decode(mask)[y : y + h, x : x + w].view(bool) for mask in (a, b)]
+    bands = [part & ~_eroded(part, radius) for part in parts]
     union = (bands[0] | bands[1]).sum()
     return float((bands[0] & bands[1]).sum() / union) if union else 0.0
 

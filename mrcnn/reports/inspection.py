@@ -15,14 +15,9 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mrcnn.coco.statistics import (
-    ATTRIBUTES,
-    PROBLEMS,
-    Truth,
-    mask_rle,
-    read_truth,
-    statistics,
-)
+from mrcnn.coco.masks import decode
+from mrcnn.coco.reader import PROBLEMS, CocoTable
+from mrcnn.coco.statistics import WORDS, mask_of, read_completed, statistics
 from mrcnn.core.classes import BACKGROUND
 from mrcnn.core.files import replacing, write_atomically
 from mrcnn.core.image import read_image
@@ -79,10 +74,10 @@ def inspect_coco(
     Raises:
         ValueError: if the file is not a COCO instances file.
     """
-    truth = read_truth(annotation_path, limit)
-    found = statistics(truth)
-    folder = next((f for f in folders if _has_images(f, truth)), None)
-    sheet = Sheet() if folder is None else contact_sheet(truth, folder, count, seed)
+    table = read_completed(annotation_path, limit)
+    found = statistics(table)
+    folder = next((f for f in folders if _has_images(f, table)), None)
+    sheet = Sheet() if folder is None else contact_sheet(table, folder, count, seed)
     found |= {
         "annotation_file": _text(annotation_path),
         "picture_folder": None if folder is None else _text(folder),
@@ -91,7 +86,7 @@ def inspect_coco(
         "limit": limit,
         "sheet": {
             "seed": seed,
-            "pictures": [truth.pictures[i].file_name for i, _ in sheet.tiles],
+            "pictures": [table.images[i].file_name for i, _ in sheet.tiles],
             "failed": [{"file": name, "reason": _text(reason)} for name, reason in sheet.failed],
             "classes_not_shown": [
                 entry["name"]
@@ -100,7 +95,7 @@ def inspect_coco(
             ],
         },
     }
-    _write(Path(output_folder), truth, found, sheet, _text(title))
+    _write(Path(output_folder), table, found, sheet, _text(title))
     return found
 
 
@@ -109,22 +104,22 @@ def _text(path: object) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _has_images(folder: Path, truth: Truth) -> bool:
+def _has_images(folder: Path, table: CocoTable) -> bool:
     """Whether the folder has at least one of the first ten images."""
-    return any((Path(folder) / p.file_name).is_file() for p in truth.pictures[:10])
+    return any((Path(folder) / p.file_name).is_file() for p in table.images[:10])
 
 
 def _write(
-    output_folder: Path, truth: Truth, found: dict[str, Any], sheet: Sheet, title: str
+    output_folder: Path, table: CocoTable, found: dict[str, Any], sheet: Sheet, title: str
 ) -> None:
     output_folder.mkdir(parents=True, exist_ok=True)
-    page = render("inspect.html.j2", title=title, found=found, **_page_values(truth, found, sheet))
+    page = render("inspect.html.j2", title=title, found=found, **_page_values(table, found, sheet))
     write_atomically(output_folder / "index.html", page.encode("utf-8"))
     text = msgspec.json.format(msgspec.json.encode(found), indent=1)
     write_atomically(output_folder / "statistics.json", text)
     path = output_folder / "contact_sheet.png"
     if sheet.tiles:
-        captions = [Path(truth.pictures[i].file_name).name for i, _ in sheet.tiles]
+        captions = [Path(table.images[i].file_name).name for i, _ in sheet.tiles]
         with replacing(path) as temporary:
             montage([tile for _, tile in sheet.tiles], captions).save(temporary, "PNG")
     else:
@@ -175,7 +170,7 @@ def summary(found: Mapping[str, Any]) -> str:
 
 def _words_shown(name: str, counts: Mapping[str, int] | None) -> list[str]:
     """The words of an attribute, and "other" and "missing" if they occur."""
-    return [word for word in counts or () if counts[word] or word in ATTRIBUTES[name].values()]
+    return [word for word in counts or () if counts[word] or word in WORDS[name]]
 
 
 def _sheet_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -195,12 +190,14 @@ def _sheet_lines(found: Mapping[str, Any]) -> Iterator[str]:
 # --- The page ---------------------------------------------------------------------------------
 
 
-def _page_values(truth: Truth, found: Mapping[str, Any], sheet: Sheet) -> dict[str, Any]:
+def _page_values(table: CocoTable, found: Mapping[str, Any], sheet: Sheet) -> dict[str, Any]:
     """What the template needs besides the counts."""
     shown: dict[int, set[tuple[int, bool]]] = {image: set() for image, _ in sheet.tiles}
-    for (image, category), annotation in zip(truth.places, truth.annotations, strict=True):
-        if image in shown:
-            shown[image].add((category, bool(annotation.iscrowd)))
+    for i, found_classes in shown.items():
+        rows = slice(*table.offsets[i : i + 2])
+        found_classes |= set(
+            zip(table.classes[rows].tolist(), table.crowd[rows].tolist(), strict=True)
+        )
     return {
         "most_failures": MOST_FAILURES,
         "problems": PROBLEMS,
@@ -211,11 +208,11 @@ def _page_values(truth: Truth, found: Mapping[str, Any], sheet: Sheet) -> dict[s
             if counts
         },
         "colors": [
-            "#{:02x}{:02x}{:02x}".format(*color_for(k + 1)) for k in range(len(truth.categories))
+            "#{:02x}{:02x}{:02x}".format(*color_for(k + 1)) for k in range(len(table.categories))
         ],
         "tiles": [
             {
-                "file": truth.pictures[i].file_name,
+                "file": table.images[i].file_name,
                 "image": image_uri(tile, quality=88),
                 "width": tile.shape[1],
                 "height": tile.shape[0],
@@ -266,79 +263,68 @@ def _whole_numbers(title: str, occurrences: Mapping[str, int]) -> dict[str, Any]
 # --- The contact sheet ------------------------------------------------------------------------
 
 
-def contact_sheet(truth: Truth, folder: Path, count: int, seed: int = 0) -> Sheet:
+def contact_sheet(table: CocoTable, folder: Path, count: int, seed: int = 0) -> Sheet:
     """Draws `count` images so that each class appears if there is room, the rarest classes first.
 
     An image that can't be read is noted and replaced by another one, `MOST_FAILURES` times at
     most. The same seed chooses the same images.
     """
-    by_picture: dict[int, list[int]] = {}
-    for i, (picture, _) in enumerate(truth.places):
-        by_picture.setdefault(picture, []).append(i)
     sheet = Sheet()
     tried: set[int] = set()
-    for picture, wanted in _candidates(truth, by_picture, np.random.default_rng(seed)):
+    for image, wanted in _candidates(table, np.random.default_rng(seed)):
         if len(sheet.tiles) == count or len(sheet.failed) == MOST_FAILURES:
             break
-        if picture in tried or wanted in sheet.classes:
+        if image in tried or wanted in sheet.classes:
             continue
-        tried.add(picture)
-        rows = by_picture.get(picture, [])
+        tried.add(image)
+        rows = np.arange(*table.offsets[image : image + 2])
         try:
-            sheet.tiles.append((picture, _draw(truth, folder, picture, rows)))
-            sheet.classes |= {truth.places[i][1] for i in rows if not truth.annotations[i].iscrowd}
+            sheet.tiles.append((image, _draw(table, folder, image, rows)))
+            sheet.classes |= set(table.classes[rows[~table.crowd[rows]]].tolist())
         except (OSError, ValueError) as error:
-            sheet.failed.append((truth.pictures[picture].file_name, str(error)))
+            sheet.failed.append((table.images[image].file_name, str(error)))
     return sheet
 
 
-def _candidates(
-    truth: Truth, by_picture: Mapping[int, list[int]], rng: np.random.Generator
-) -> Iterator[tuple[int, int | None]]:
+def _candidates(table: CocoTable, rng: np.random.Generator) -> Iterator[tuple[int, int | None]]:
     """(image, class to show with it): some of each class, rare ones first; then any."""
     by_class: dict[int, list[int]] = {}
-    pairs = zip(truth.places, truth.annotations, strict=True)
-    for picture, category in dict.fromkeys(place for place, a in pairs if not a.iscrowd):
-        by_class.setdefault(category, []).append(picture)
+    instances = np.stack([table.image, table.classes], axis=1)[~table.crowd]
+    for image, category in np.unique(instances, axis=0).tolist():
+        by_class.setdefault(category, []).append(image)
     for category in sorted(by_class, key=lambda k: (len(by_class[k]), k)):
-        for picture in rng.permutation(by_class[category])[:5].tolist():
-            yield picture, category
-    empty = sorted(set(range(len(truth.pictures))) - set(by_picture))
-    for group in (list(by_picture), empty):
-        for picture in rng.permutation(np.array(group, int)).tolist():
-            yield picture, None
+        for image in rng.permutation(by_class[category])[:5].tolist():
+            yield image, category
+    is_empty = np.diff(table.offsets) == 0
+    for group in (~is_empty, is_empty):
+        for image in rng.permutation(np.flatnonzero(group)).tolist():
+            yield image, None
 
 
-def _draw(truth: Truth, folder: Path, index: int, rows: Sequence[int]) -> np.ndarray:
+def _draw(table: CocoTable, folder: Path, index: int, rows: np.ndarray) -> np.ndarray:
     """An image, shrunk to fit `TILE`, with the annotations of `rows`: [H, W, 3] uint8."""
-    from pycocotools import mask as coco_mask
-
-    picture = truth.pictures[index]
+    record = table.images[index]
     # Annotations are for the pixels as they are stored.
-    image = read_image(Path(folder) / picture.file_name, apply_exif=False)
-    if image.shape[:2] != (picture.height, picture.width):
+    image = read_image(Path(folder) / record.file_name, apply_exif=False)
+    if image.shape[:2] != (record.height, record.width):
         raise ValueError(
-            f"{Path(folder) / picture.file_name} is {image.shape[1]} x {image.shape[0]} but "
-            f"annotated as {picture.width:g} x {picture.height:g}"
+            f"{Path(folder) / record.file_name} is {image.shape[1]} x {image.shape[0]} but "
+            f"annotated as {record.width:g} x {record.height:g}"
         )
     # Drawn after shrinking, so that lines and names stay sharp.
-    scale = min(1.0, TILE[0] / picture.width, TILE[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    scale = min(1.0, TILE[0] / record.width, TILE[1] / record.height)
+    size = (max(1, round(record.width * scale)), max(1, round(record.height * scale)))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     masks = np.zeros((size[1], size[0], len(rows)), bool)
     boxes = np.zeros((len(rows), 4))
-    for i, row in enumerate(rows):
-        annotation = truth.annotations[row]
-        x, y, width, height = annotation.bbox
+    for i, row in enumerate(rows.tolist()):
+        x, y, width, height = table.boxes[row]
         boxes[i] = np.array([y, x, y + height, x + width]) * scale
-        if bytes(annotation.segmentation) not in (b"", b"null", b"[]"):
-            mask = Image.fromarray(
-                255 * coco_mask.decode(mask_rle(annotation.segmentation, picture))
-            )
+        if table.masked[row]:
+            mask = Image.fromarray(255 * decode(mask_of(table, row)))
             masks[..., i] = np.asarray(mask.resize(size, Image.Resampling.BOX)) > 127
-    names = [BACKGROUND, *(c.name for c in truth.categories)]
-    class_ids = [truth.places[row][1] + 1 for row in rows]
-    drawn: np.ndarray = draw_instances(small, boxes, masks, class_ids, names)
+    names = [BACKGROUND, *(c.name for c in table.categories)]
+    drawn: np.ndarray = draw_instances(small, boxes, masks, table.classes[rows] + 1, names)
     return drawn
 
 
