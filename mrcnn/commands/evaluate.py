@@ -75,7 +75,8 @@ def run_evaluate(options: EvaluateOptions) -> int:
     (folder,) = data_folders(options)
     annotations, images = split_files(*folder, options.split, images_needed=not options.results)
     dataset = None if options.results else load_split([folder], options.split, options.limit)
-    truth = read_ground_truth(annotations, limit=options.limit)
+    # The data set has read the file; without one it is read here.
+    truth = read_ground_truth(dataset.tables[0] if dataset else annotations, limit=options.limit)
     options.report.mkdir(parents=True, exist_ok=True)
     results = options.results or options.report / "results.json"
     weights: str | None = None

@@ -14,11 +14,13 @@ I images, G instances, N detections, K classes, A views, T IoU thresholds, R rec
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, KINDS, Detections, GroundTruth
+from mrcnn.coco.ground_truth import KINDS, Detections, GroundTruth
+from mrcnn.coco.reader import ATTRIBUTES
 from mrcnn.evaluation.metrics import CocoNumbers
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -102,7 +104,8 @@ class Overlaps:
         """IoU of detections and instances of images, given as arrays of one shape."""
         row, column = detection - self.detections[image], instance - self.instances[image]
         width = self.instances[image + 1] - self.instances[image]
-        return self.values[self.starts[image] + row * width + column]
+        values: np.ndarray = self.values[self.starts[image] + row * width + column]
+        return values
 
 
 def make_views(truth: GroundTruth, subsets: bool = True) -> Views:
@@ -133,9 +136,10 @@ def compute_overlaps(truth: GroundTruth, detections: Detections, kind: str) -> O
         if detections.rles is None or not truth.has_masks:
             who = "the annotations" if detections.rles is not None else "the results"
             raise ValueError(f"{who} have no masks, which 'segm' needs; leave it out of kinds")
-        detected, annotated = detections.rles, truth.rles
+        shapes: Any = detections.rles, truth.rles
     else:
-        detected, annotated = detections.boxes, truth.boxes
+        shapes = detections.boxes, truth.boxes
+    detected, annotated = shapes
     ends, truth_ends = detections.offsets(len(truth.image_ids)), truth.offsets
     starts = np.concatenate([[0], np.cumsum(np.diff(ends) * np.diff(truth_ends))])
     values = np.zeros(starts[-1])
@@ -194,7 +198,8 @@ def match_detections(
 def rank_in_runs(keys: np.ndarray) -> np.ndarray:
     """Position of each element within its run of equal, neighbouring keys."""
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else keys
-    return np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+    runs: np.ndarray = np.diff(np.r_[starts, len(keys)])
+    return np.arange(len(keys)) - np.repeat(starts, runs)
 
 
 def _areas(detections: Detections, kind: str) -> np.ndarray:

@@ -6,10 +6,9 @@ I images, G instances, N detections, K classes.
 from dataclasses import dataclass
 
 import numpy as np
-from msgspec import structs
-from pycocotools import mask as rle_tools
 from scipy import ndimage
 
+from mrcnn.coco import masks
 from mrcnn.coco.ground_truth import Detections, GroundTruth
 from mrcnn.evaluation.average_precision import (
     IGNORED,
@@ -107,7 +106,8 @@ def f1_curve(matches: Matches, thresholds: np.ndarray) -> np.ndarray:
     kept = len(scores) - np.searchsorted(scores, thresholds)
     right = len(hits) - np.searchsorted(hits, thresholds)
     instances = int((~matches.truth_ignored[0]).sum())
-    return 2 * right / np.maximum(kept + instances, 1)
+    f1: np.ndarray = 2 * right / np.maximum(kept + instances, 1)
+    return f1
 
 
 def calibration(matches: Matches) -> Calibration | None:
@@ -208,21 +208,24 @@ def boundary_quality(truth: GroundTruth, detections: Detections, pairs: Pairs) -
             pairs=int(chosen.sum()),
         )
 
-    per_class = {name: means(classes == k) for k, name in enumerate(truth.names)}
-    overall = means(np.ones(len(values), bool))
-    return overall and Boundary(**structs.asdict(overall), per_class=per_class)
+    return Boundary(
+        mask_iou=float(pairs.overlaps.mean()),
+        boundary_iou=float(values.mean()),
+        pairs=len(values),
+        per_class={name: means(classes == k) for k, name in enumerate(truth.names)},
+    )
 
 
-def boundary_iou(a: dict[str, object], b: dict[str, object]) -> float:
+def boundary_iou(a: masks.RLE, b: masks.RLE) -> float:
     """Boundary IoU of two RLE masks of one size; 0 if both are empty.
 
     It is the IoU of the parts of both masks that lie within 2 % of the image's diagonal of their
     own outline; the image's edge counts as outline.
     """
     radius = max(1, round(BOUNDARY_SHARE * float(np.hypot(*a["size"]))))
-    x, y, w, h = rle_tools.toBbox(rle_tools.merge([a, b])).astype(int)
-    masks = rle_tools.decode([a, b])[y : y + h, x : x + w]
-    bands = [mask & ~_eroded(mask, radius) for mask in np.moveaxis(masks.astype(bool), 2, 0)]
+    x, y, w, h = masks.bounds(masks.union([a, b])).astype(int)
+    parts = [masks.decode(mask)[y : y + h, x : x + w].view(bool) for mask in (a, b)]
+    bands = [part & ~_eroded(part, radius) for part in parts]
     union = (bands[0] | bands[1]).sum()
     return float((bands[0] & bands[1]).sum() / union) if union else 0.0
 
@@ -230,7 +233,8 @@ def boundary_iou(a: dict[str, object], b: dict[str, object]) -> float:
 def _eroded(mask: np.ndarray, radius: int) -> np.ndarray:
     """Pixels farther than `radius` from all that is outside, counted along rows and columns."""
     size = 2 * radius + 1
-    return ndimage.minimum_filter(mask.view(np.uint8), size, mode="constant").view(bool)
+    eroded: np.ndarray = ndimage.minimum_filter(mask.view(np.uint8), size, mode="constant")
+    return eroded.view(bool)
 
 
 def image_quality(truth: GroundTruth, detections: Detections, pairs: Pairs) -> np.ndarray:

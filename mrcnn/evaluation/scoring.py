@@ -187,11 +187,6 @@ def _average_precision(precision: np.ndarray, samples: np.ndarray | None) -> dic
     }
 
 
-def image_name(truth: GroundTruth, image: int) -> str:
-    """File name of the image at a position; empty if the annotations give none."""
-    return str(truth.images[image].get("file_name", ""))
-
-
 def _rated_images(truth: GroundTruth, quality: np.ndarray) -> RatedImages:
     """The worst and the best images; those with neither instances nor detections are left out."""
     known = np.flatnonzero(~np.isnan(quality))
@@ -199,7 +194,7 @@ def _rated_images(truth: GroundTruth, quality: np.ndarray) -> RatedImages:
 
     def rated(order: np.ndarray) -> list[RatedImage]:
         return [
-            RatedImage(truth.image_ids[i].item(), image_name(truth, i), float(quality[i]))
+            RatedImage(truth.image_ids[i].item(), truth.images[i].file_name, float(quality[i]))
             for i in known[order][: min(MOST_RATED, len(known) // 2)].tolist()
         ]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle_tools
 
 from mrcnn.coco.ground_truth import Detections, GroundTruth
+from mrcnn.coco.masks import decode
 from mrcnn.core.classes import BACKGROUND
 from mrcnn.core.image import ImageError, read_image
 from mrcnn.evaluation.metrics import ConfusedPair, RatedImage
-from mrcnn.evaluation.scoring import EvaluationResult, image_name
+from mrcnn.evaluation.scoring import EvaluationResult
 from mrcnn.render.drawing import draw_instances
 from mrcnn.render.html import image_uri
 
@@ -104,13 +104,13 @@ class ReportImages:
         )
         classes = truth.names[truth.classes[g]], truth.names[detections.classes[d]]
         text = f"{classes[0]} detected as {classes[1]} ({detections.scores[d]:.2f})"
-        name = image_name(truth, i) or str(truth.image_ids[i])
+        name = truth.images[i].file_name or str(truth.image_ids[i])
         return ImagePair(name, annotated, found, text)
 
     def _read(self, i: int) -> np.ndarray:
         """Image [H, W, 3] uint8 at a position, of the size that the annotations are for."""
         height, width = self.truth.size(i)
-        name = image_name(self.truth, i)
+        name = self.truth.images[i].file_name
         try:
             if self.folder is not None and name:
                 image: np.ndarray = read_image(self.folder / name)
@@ -156,11 +156,12 @@ class ReportImages:
         boxes = (corners - [y1, x1, y1, x1]) * scale
         masks = None
         if self.has_masks and source.rles is not None and len(rows):
-            whole = rle_tools.decode([source.rles[r] for r in rows])[y1:y2, x1:x2]
-            parts = [Image.fromarray(m).resize(size, 0) for m in np.moveaxis(whole, 2, 0)]
+            whole = [decode(source.rles[r])[y1:y2, x1:x2] for r in rows.tolist()]
+            parts = [Image.fromarray(m).resize(size, 0) for m in whole]
             masks = np.stack([np.array(m, bool) for m in parts], axis=2)
         drawn = draw_instances(canvas, boxes, masks, source.classes[rows] + 1, self._names, scores)
-        return image_uri(drawn, quality=80)
+        uri: str = image_uri(drawn, quality=80)
+        return uri
 
     def _summary(self, i: int) -> str:
         """'1 of 3 correct; skirt detected as trousers; missed: vest; false positives: trousers'."""

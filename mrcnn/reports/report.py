@@ -122,12 +122,12 @@ def _classes(metrics: Metrics) -> Iterator[str]:
     """AP by class; F1 is that of masks, or of boxes where there are no masks."""
     yield f"{'class':24}{'garments':>9}{'box AP':>9}{'mask AP':>9}{'best F1':>9}{'at score':>10}"
     for name, box in metrics.box.per_class.items():
-        mask = metrics.mask and metrics.mask.per_class[name]
+        mask = metrics.mask.per_class[name] if metrics.mask else None
         best = (mask or box).best_f1
-        columns = [number(box.AP), number(mask and mask.AP), number(best and best.f1)]
+        f1, threshold = (best.f1, best.threshold) if best else (None, None)
         yield (
-            f"{name:24}{box.garments:>9}{''.join(f'{c:>9}' for c in columns)}"
-            f"{number(best and best.threshold):>10}"
+            f"{name:24}{box.garments:>9}{number(box.AP):>9}{number(mask.AP if mask else None):>9}"
+            f"{number(f1):>9}{number(threshold):>10}"
         )
 
 
@@ -137,8 +137,7 @@ def _subsets(metrics: Metrics) -> Iterator[str]:
     for row in subset_rows(metrics):
         line = f"{row.attribute:12}{row.value:12}{row.garments:>9}"
         for kind in ("box", "mask"):
-            entry = row.entries.get(kind)
-            line += f"{number(entry and entry.AP):>9}"
+            line += f"{number(row.entries[kind].AP if kind in row.entries else None):>9}"
         if row.published:
             line += f"{number(row.published['box']):>15}{number(row.published['mask']):>7}"
         yield line
@@ -167,7 +166,7 @@ def _others(metrics: Metrics) -> Iterator[str]:
             f"Best F1 {number(best.f1)} at score {number(best.threshold)}: precision "
             f"{number(best.precision)}, recall {number(best.recall)}"
         )
-    ece = main.calibration and main.calibration.ece
+    ece = main.calibration.ece if main.calibration else None
     yield f"Calibration error {number(ece)} (0: detections that score 0.8 are right in 8 of 10 cases)"
     if edge := metrics.boundary:
         yield (
