@@ -118,7 +118,7 @@ def _predict(
     predictor = load_predictor(**subset(options, ModelOptions), min_score=LOWEST_SCORE)
     _check_classes(predictor.class_names, dataset)
     failures: list[tuple[str, str]] = []
-    ids: list[int | str] = []
+    ids: list[Any] = []
 
     def images() -> Iterator[np.ndarray]:
         for image_id in tqdm(dataset.image_ids, options.split):
@@ -131,7 +131,7 @@ def _predict(
                 ids.append(info["id"])
                 yield image
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
     for i, result in enumerate(predictor.stream(images())):
         rows += result.to_coco(ids[i])
     write_atomically(path, orjson.dumps(rows))
