@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from mrcnn.commands.environment import hold_weights, import_tensorflow
+from mrcnn.commands.environment import assume_frozen_weights, import_tensorflow
 from mrcnn.core.memory import share_heap
 from mrcnn.core.reading import read_image
 from mrcnn.inference.listing import list_pictures
@@ -115,7 +115,7 @@ def main():
     parser.add_argument("--memory", type=int, help="images of a long run")
     args = parser.parse_args()
     share_heap()
-    hold_weights(True)
+    assume_frozen_weights(True)
     import_tensorflow()
     predictor = make_predictor(args)
     paths = [p.path for p in list_pictures(args.input).pictures][: args.limit]

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mrcnn.config import Config
 from mrcnn.core import classes
 from mrcnn.core.boxes import compute_backbone_shapes, config_anchors, denorm_boxes, norm_boxes
 from mrcnn.core.image import compose_image_meta, mold_image, parse_image_meta, unmold_image
+from mrcnn.data.dataset import Dataset
 from mrcnn.data.generators import DataGenerator, data_generator, load_image_gt
 from mrcnn.data.targets import build_detection_targets, build_rpn_targets, generate_random_rois
 from mrcnn.network import build as network
@@ -53,8 +54,10 @@ from mrcnn.network.tensor_ops import (
 )
 from mrcnn.siblings import sleeves
 from mrcnn.siblings.head import SiblingHead
-from mrcnn.training import checkpoints, run, run_folders, step
-from mrcnn.training.devices import find_cluster
+from mrcnn.training import checkpoints, loop, run_folders, step
+from mrcnn.training.devices import Cluster, find_cluster
+from mrcnn.training.log import Row
+from mrcnn.training.options import TrainingOptions
 
 __all__ = [
     "BatchNorm",
@@ -129,16 +132,18 @@ class MaskRCNN:
         self.mode, self.config, self.model_dir = mode, config, str(model_dir)
         self.class_names: Sequence[str] = classes.names_for(config.NUM_CLASSES)
         # Before anything else of TensorFlow: several machines must join at the start.
-        self.cluster = find_cluster(config.GPU_COUNT) if mode == "training" else None
-        with self.cluster.strategy.scope() if self.cluster else nullcontext():
+        alone = Cluster(tf.distribute.get_strategy())
+        self.cluster = find_cluster(config.GPU_COUNT) if mode == "training" else alone
+        with self.cluster.strategy.scope():
             self.keras_model = self.build(mode, config)
         # Layers that no file has filled yet; none may be left for real detections.
         self.random_layers = list(weights.weighted_layers(self.keras_model))
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
-        self.progress = None
+        self.progress: loop.Progress | None = None
         self.sleeve_head: SiblingHead | None = None
-        # Of the file's weights, where a `Predictor` has scaled them in place.
-        self.digest: bytes | None = None
+        self.digest: bytes | None = (
+            None  # of the file's weights, where a `Predictor` has scaled them in place
+        )
         if mode == "inference":
             describe = sleeves.describe if self._refines_sleeves else None
             self._detections = detection.DetectionGraph(self.keras_model, describe)
@@ -204,7 +209,7 @@ class MaskRCNN:
             pretrained.download(pretrained.IMAGENET_URL, path, layers=("conv1", "res5c_branch2c"))
         return str(path)
 
-    def find_last(self):
+    def find_last(self) -> str:
         """Path of the last checkpoint of the last run of this configuration's NAME.
 
         Raises:
@@ -212,22 +217,25 @@ class MaskRCNN:
         """
         return run_folders.find_last(self.model_dir, self.run_name)
 
-    def set_log_dir(self, model_path=None):
+    def set_log_dir(self, model_path: str | Path | None = None) -> None:
         """Goes on with the run that a checkpoint belongs to, or plans a new one."""
         epoch = run_folders.parse_checkpoint(model_path) if model_path else None
-        self.epoch = epoch or 0
-        same_run = epoch is not None and Path(model_path).name == self._checkpoint(epoch).name
-        self.saved, self._has_folder = None, same_run
-        folder = Path(model_path).resolve().parent if same_run else None
-        self._run_at(folder or run_folders.run_folder(self.model_dir, self.run_name))
+        self.epoch, self._has_folder = epoch or 0, False
+        self.resumed: checkpoints.Checkpoint | None = None  # by `resume`, for `train`
+        folder = run_folders.run_folder(self.model_dir, self.run_name)
+        if model_path and epoch is not None:
+            path = Path(model_path).resolve()
+            if path.name == run_folders.checkpoint_path("", self.run_name, epoch).name:
+                folder, self._has_folder = path.parent, True
+        self._run_at(folder)
 
-    def _run_at(self, folder):
+    def _run_at(self, folder: Path) -> None:
         self.log_dir = str(folder)
         # The original's pattern, for code that formats it.
         name = f"mask_rcnn_{self.run_name.lower()}_{{epoch:04d}}.h5"
         self.checkpoint_path = str(Path(self.log_dir) / name)
 
-    def make_log_dir(self):
+    def make_log_dir(self) -> None:
         """Makes the run's folder, which a new run never shares with another."""
         if self._has_folder:
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
@@ -235,17 +243,20 @@ class MaskRCNN:
             self._run_at(run_folders.make_run_folder(self.log_dir))
         self._has_folder = True
 
-    def _checkpoint(self, epoch, folder="."):
-        return run_folders.checkpoint_path(folder, self.run_name, epoch)
-
     @property
-    def run_name(self):
+    def run_name(self) -> str:
         """What run folders and checkpoints are named by."""
         return self.config.NAME or "mask_rcnn"
 
     # --- Training -------------------------------------------------------------------------
 
-    def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
+    def set_trainable(
+        self,
+        layer_regex: str,
+        keras_model: keras.Model | None = None,
+        indent: int = 0,
+        verbose: int = 1,
+    ) -> None:
         """Makes exactly the layers trainable whose whole name matches the expression."""
         names = step.set_trainable(keras_model or self.keras_model, layer_regex)
         if verbose:
@@ -253,31 +264,32 @@ class MaskRCNN:
 
     def train(
         self,
-        train_dataset,
-        val_dataset,
-        learning_rate,
-        epochs,
-        layers,
-        augmentation=None,
-        custom_callbacks=None,
-        no_augmentation_sources=None,
-        **options,
-    ):
+        train_dataset: Dataset,
+        val_dataset: Dataset | None,
+        learning_rate: float,
+        epochs: int,
+        layers: str,
+        augmentation: Any = None,
+        custom_callbacks: Iterable[Any] | None = None,
+        no_augmentation_sources: Iterable[str] | None = None,
+        options: TrainingOptions | None = None,
+        **changes: Any,
+    ) -> list[Row]:
         """Trains, from `self.epoch` on, or from where `resume` found the run.
 
         Args:
-            train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
-            learning_rate: number.
+            train_dataset, val_dataset: prepared.
             epochs: the epoch to end with, counted from the first ever: stages that follow
                 each other give 20, 60, 100, not 20, 40, 40.
             layers: "heads", "3+", "4+", "5+", "all", or a regular expression of layer names.
-            augmentation: imgaug augmenter, or None.
-            custom_callbacks: list of Keras callbacks.
+            augmentation: imgaug augmenter, or `mrcnn.data.policy.Policy`.
+            custom_callbacks: of Keras.
             no_augmentation_sources: sources of images that aren't augmented.
-            **options: fields of `mrcnn.training.run.Options`, such as schedule, seed and workers.
+            options: what `MaskRCNN.train` of matterport lacks.
+            **changes: fields of `TrainingOptions`, such as schedule, seed and workers.
 
         Returns:
-            rows of the log, a list of dicts.
+            the rows that were added to the log.
 
         Raises:
             FloatingPointError: as soon as a loss isn't finite; the last checkpoint stays.
@@ -286,24 +298,25 @@ class MaskRCNN:
         self._need("training", "train")
         self._check_datasets(train_dataset, val_dataset)
         self.class_names = classes.check_names(train_dataset.class_names, self.config.NUM_CLASSES)
-        chosen = run.Options(
+        options = replace(
+            options or TrainingOptions(),
             augmentation=augmentation,
             callbacks=tuple(custom_callbacks or ()),
             no_augmentation_sources=no_augmentation_sources,
-            **options,
+            **changes,
         )
-        rows = run.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, chosen)
+        rows = loop.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, options)
         self.random_layers = []
         return rows
 
-    def resume(self, folder=None):
+    def resume(self, folder: str | Path | None = None) -> Path:
         """Goes on with a run: loads its newest whole checkpoint, for `train` to continue.
 
         Args:
             folder: of the run; None takes the last run of this configuration's NAME.
 
         Returns:
-            Path of the weights file that was loaded.
+            The weights file that was loaded.
 
         Raises:
             FileNotFoundError: if there is no run, or none with a checkpoint.
@@ -311,20 +324,20 @@ class MaskRCNN:
         """
         self._need("training", "resume")
         folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
-        saved = checkpoints.Checkpoints(folder, self.run_name).restore()
-        if saved is None:
+        checkpoint = checkpoints.Checkpoints(folder, self.run_name).restore()
+        if checkpoint is None:
             raise FileNotFoundError(f"{folder} has no {checkpoints.LIST}; it is no run's folder")
-        self.load_weights(saved.weights, by_name=True)
+        self.load_weights(checkpoint.weights, by_name=True)
         self._run_at(folder)
-        self.epoch, self.saved, self._has_folder = saved.info["epoch"], saved, True
-        return saved.weights
+        self.epoch, self.resumed, self._has_folder = checkpoint.info["epoch"], checkpoint, True
+        return checkpoint.weights
 
-    def compile(self, learning_rate, momentum):
+    def compile(self, learning_rate: float, momentum: float) -> None:
         """Gives the Keras model the original's optimizer; `train` does so itself."""
         optimizer = step.make_optimizer(self.config, learning_rate, momentum)
         self.keras_model.compile(optimizer=optimizer)
 
-    def _check_datasets(self, train_dataset, val_dataset):
+    def _check_datasets(self, train_dataset: Dataset, val_dataset: Dataset | None) -> None:
         for which, dataset in (("train", train_dataset), ("validation", val_dataset)):
             if dataset is None and which == "validation":
                 continue

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.environment import import_tensorflow
-from mrcnn.commands.shared import UsageError, data_folders, load_split, split_files
+from mrcnn.commands.shared import data_folders, load_split, split_files
 
 if TYPE_CHECKING:
     from mrcnn.model import MaskRCNN

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mrcnn.commands import train
+from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.main import main
-from mrcnn.commands.shared import UsageError
 from mrcnn.core.classes import DEEPFASHION2
 from tests.helpers.coco_files import write_coco
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.main import build_parser, main
-from mrcnn.commands.shared import UsageError, data_folders, load_folders
+from mrcnn.commands.shared import data_folders, load_folders
 from mrcnn.commands.train import _augmentation, count_visits, stage_name, stage_of
 from mrcnn.data.policy import FLIP, STRONG
 from mrcnn.training.schedules import parse_stages

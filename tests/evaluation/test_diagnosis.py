@@ -43,7 +43,7 @@ def scored(annotations, results, images=(1,)):
     detections = read_results(truth, results)
     overlaps = average_precision.compute_overlaps(truth, detections, "segm")
     views = average_precision.make_views(truth)
-    matches = average_precision.match(truth, detections, "segm", views, overlaps)
+    matches = average_precision.match_detections(truth, detections, "segm", views, overlaps)
     return truth, detections, overlaps, matches
 
 

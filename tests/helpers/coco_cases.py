@@ -3,7 +3,8 @@
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, read_ground_truth, read_results
+from mrcnn.coco.ground_truth import read_ground_truth, read_results
+from mrcnn.coco.reader import ATTRIBUTES
 from mrcnn.evaluation import average_precision
 
 HEIGHT, WIDTH = 150, 160
@@ -117,5 +118,5 @@ def accumulated(content, results, kind):
     detections = read_results(truth, results)
     views = average_precision.make_views(truth)
     overlaps = average_precision.compute_overlaps(truth, detections, kind)
-    matches = average_precision.match(truth, detections, kind, views, overlaps)
+    matches = average_precision.match_detections(truth, detections, kind, views, overlaps)
     return matches, average_precision.accumulate(matches)

@@ -21,7 +21,7 @@ def main():
     import tensorflow as tf
 
     from mrcnn.model import MaskRCNN
-    from mrcnn.training.loop import WorkerLost
+    from mrcnn.training.stopping import WorkerLost
     from tests.helpers.shapes import SmallConfig, shapes
 
     folder, devices, pictures, epochs = sys.argv[1], *map(int, sys.argv[2:])

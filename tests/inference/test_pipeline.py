@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from mrcnn.commands.environment import hold_weights
+from mrcnn.commands.environment import assume_frozen_weights
 from mrcnn.commands.main import main
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.inference import pipeline
@@ -538,12 +538,12 @@ def test_weights_are_held_where_nothing_trains(monkeypatch):
     """oneDNN would take weights that train for the first ones: a command that trains says no."""
     name = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
     monkeypatch.setenv(name, "0")
-    hold_weights(True)
+    assume_frozen_weights(True)
     assert os.environ[name] == "0"  # what the user says stands
     monkeypatch.delenv(name)
-    hold_weights(True)
+    assume_frozen_weights(True)
     assert os.environ[name] == "1"
-    hold_weights(False)
+    assume_frozen_weights(False)
     assert os.environ[name] == "0"
 
 
@@ -562,7 +562,9 @@ print(os.environ.get("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"))
 @pytest.mark.parametrize(
     ("command", "expected"), [("inference", "1"), ("evaluate", "1"), ("train", "0")]
 )
-def test_commands_hold_weights_in_their_own_process(command, expected, tmp_path, monkeypatch):
+def test_commands_assume_frozen_weights_in_their_own_process(
+    command, expected, tmp_path, monkeypatch
+):
     monkeypatch.delenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", raising=False)
     missing = {"inference": "--input_folder"}.get(command, "--data")
     arguments = [command, missing, str(tmp_path / "missing")]

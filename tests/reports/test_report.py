@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 
 from mrcnn.coco.ground_truth import read_ground_truth, read_results
-from mrcnn.commands.shared import UsageError
+from mrcnn.commands.arguments import UsageError
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.evaluation import metrics
 from mrcnn.reports import report

@@ -41,6 +41,7 @@ def annotated(tmp_path, small_weights, golden_images):
 
 def test_it_follows_the_weights(small_weights, annotated, tmp_path):
     from mrcnn.commands.judge import Judge
+
     from mrcnn.data.dataset import CocoDataset
     from mrcnn.model import MaskRCNN
     from mrcnn.presets import CompactConfig
