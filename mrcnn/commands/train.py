@@ -176,7 +176,7 @@ def run_train(args):
     import_tensorflow()
     import keras
 
-    from mrcnn.data.samples import PictureError
+    from mrcnn.data.samples import ImageLoadError
     from mrcnn.model import MaskRCNN
     from mrcnn.network.backbone import stage_patterns
     from mrcnn.presets import CONFIGS
@@ -222,7 +222,7 @@ def run_train(args):
     except (FloatingPointError, WorkerLost) as error:
         print(f"model.py train: {error}", file=sys.stderr)
         return 3
-    except PictureError as error:
+    except ImageLoadError as error:
         print(
             f"model.py train: {error}\nPut it right; the same command with --weights last then goes on "
             "from the last checkpoint",
