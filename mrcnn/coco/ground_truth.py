@@ -1,4 +1,4 @@
-"""COCO annotations and results as arrays, checked before anything is scored.
+"""Ground truth and results as arrays, checked before anything is scored.
 
 I images, G annotated instances, N detections, K categories. Images and classes are positions
 in the sorted ids (`GroundTruth.image_ids`, `GroundTruth.category_ids`), not the ids. Boxes are COCO's
@@ -8,25 +8,18 @@ in the sorted ids (`GroundTruth.image_ids`, `GroundTruth.category_ids`), not the
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import orjson
-from pycocotools import mask as rle_tools
 
-from mrcnn.coco.run_lengths import first_broken
+from mrcnn.coco.masks import RLE, MaskError, Size, bounds, to_rles
+from mrcnn.coco.reader import NO_MASK, NOT_GIVEN, CocoTable, Image, ImageId, read_coco
 
-# What DeepFashion2 notes for every garment: the names of the values 1, 2 and 3.
-ATTRIBUTES = {
-    "scale": ("small", "moderate", "large"),
-    "occlusion": ("slight", "medium", "heavy"),
-    "zoom_in": ("no", "medium", "large"),
-    "viewpoint": ("no wear", "frontal", "side or back"),
-}
 KINDS = ("bbox", "segm")
-BROKEN = "the runs of its RLE don't add up to its image's pixels"
 
 
 @dataclass
@@ -35,59 +28,51 @@ class GroundTruth:
 
     Attributes:
         image_ids: [I] int or str, rising; category_ids: [K] int, rising.
-        images: [I] dicts of the file (file_name, width, height).
-        names: [K] category names.
+        images: [I] records of the file. names: [K] category names.
         image, classes: [G] int, positions in image_ids and category_ids.
         areas: [G] float, the file's `area` (pixels), which decides small, medium and large.
         crowd: [G] bool.
-        boxes: [G, 4] float. segmentations: [G] as in the file, None where there is none.
-        attributes: name of `ATTRIBUTES` -> [G] int, 0 where an annotation doesn't say.
+        boxes: [G, 4] float.
+        attributes: name of `reader.ATTRIBUTES` -> [G] int, 1 to 3 where an annotation says so.
         known_ids: every image id of the file, chosen or not.
+        table: what all this was taken from; it has the segmentations.
     """
 
     image_ids: np.ndarray
     category_ids: np.ndarray
-    images: list[dict[str, Any]]
+    images: list[Image]
     names: list[str]
     image: np.ndarray
     classes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
     boxes: np.ndarray
-    segmentations: list[Any]
     attributes: dict[str, np.ndarray]
-    known_ids: set[int]
-
-    @cached_property
-    def offsets(self):
-        """[I + 1] int: instances of image i are offsets[i] to offsets[i + 1] - 1."""
-        return np.searchsorted(self.image, np.arange(len(self.image_ids) + 1))
-
-    @cached_property
-    def rles(self):
-        """[G] RLE dicts."""
-        rles = []
-        for i, segmentation in zip(self.image.tolist(), self.segmentations, strict=True):
-            try:
-                rles.append(to_rle(segmentation, self.size(i)))
-            except ValueError as error:
-                where = f"an annotation of image_id {self.image_ids[i]}"
-                raise ValueError(f"{where}: {error}; repair it or convert again") from None
-        given = [n for n, s in enumerate(self.segmentations) if isinstance(s, dict)]
-        broken = first_broken([rles[n] for n in given])
-        if broken is not None:
-            where = f"an annotation of image_id {self.image_ids[self.image[given[broken]]]}"
-            raise ValueError(f"{where}: {BROKEN}; repair it or convert again")
-        return rles
+    known_ids: set[ImageId]
+    table: CocoTable
 
     @property
-    def has_masks(self):
-        return all(s is not None for s in self.segmentations)
+    def offsets(self) -> np.ndarray:
+        """[I + 1] int: instances of image i are offsets[i] to offsets[i + 1] - 1."""
+        return self.table.offsets
 
-    def size(self, image):
+    @cached_property
+    def rles(self) -> list[RLE]:
+        """[G] masks; ValueError if one is none, see `mrcnn.coco.masks`."""
+        segmentations = (self.table.segmentation(row) for row in range(len(self.image)))
+        try:
+            return to_rles(segmentations, (self.size(i) for i in self.image.tolist()))
+        except MaskError as error:
+            where = f"an annotation of image_id {self.image_ids[self.image[error.index]]}"
+            raise ValueError(f"{where}: {error}; repair it or convert again") from None
+
+    @property
+    def has_masks(self) -> bool:
+        return not (self.table.polygons == NO_MASK).any()
+
+    def size(self, image: int) -> Size:
         """(height, width) of the image at a position."""
-        entry = self.images[image]
-        return entry["height"], entry["width"]
+        return self.images[image].size
 
 
 @dataclass
@@ -95,10 +80,10 @@ class Detections:
     """What was found, sorted by image and else in the order of the results.
 
     Attributes:
-        image, classes: [N] int, positions in the truth's image_ids and category_ids.
+        image, classes: [N] int, positions in the ground truth's image_ids and category_ids.
         scores: [N] float64.
         boxes: [N, 4] float.
-        rles: [N] RLE dicts, or None if the results are boxes only.
+        rles: [N] masks, or None if the results are boxes only.
         left_out: number of results for images of the file that aren't scored.
     """
 
@@ -106,18 +91,67 @@ class Detections:
     classes: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
-    rles: list[Any] | None
+    rles: list[RLE] | None
     left_out: int = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.image)
 
-    def offsets(self, images):
+    def offsets(self, images: int) -> np.ndarray:
         """[images + 1] int: detections of image i are offsets[i] to offsets[i + 1] - 1."""
         return np.searchsorted(self.image, np.arange(images + 1))
 
 
-def read_json(path):
+def read_ground_truth(
+    annotations: Any, image_ids: Iterable[ImageId] | None = None, limit: int | None = None
+) -> GroundTruth:
+    """The `GroundTruth` of COCO instances.
+
+    Args:
+        annotations: what `reader.read_coco` takes (a path, a table, the content of a file, a
+            `pycocotools.coco.COCO`), or a `GroundTruth`, which is returned as it is.
+        image_ids: ids of the images to score; None for all.
+        limit: the first images by id only; None for all.
+
+    Raises:
+        ValueError: if the file is no COCO instances file, or image_ids has unknown ids.
+    """
+    if isinstance(annotations, GroundTruth):
+        if image_ids is not None or limit is not None:
+            raise ValueError("got a GroundTruth and image_ids; choose images when it is read")
+        return annotations
+    table = read_coco(annotations)
+    table.require("annotations", "categories", "unique ids")
+    position = {entry.id: i for i, entry in enumerate(table.images)}
+    chosen = table
+    if image_ids is not None:
+        wanted = set(image_ids)
+        check_known("image_ids", wanted, position)
+        chosen = table.select(sorted(position[image_id] for image_id in wanted))
+    chosen = chosen.first(limit)
+    boxless = np.flatnonzero(np.isnan(chosen.boxes).any(axis=1))
+    if len(boxless):
+        raise ValueError(
+            f"{len(boxless)} annotations, such as id {chosen.ids[boxless[0]]}, have no bbox "
+            "[x, y, width, height]; add it or convert again"
+        )
+    return GroundTruth(
+        image_ids=np.array([entry.id for entry in chosen.images]),
+        category_ids=np.array([entry.id for entry in chosen.categories], int),
+        images=chosen.images,
+        names=[entry.name for entry in chosen.categories],
+        image=chosen.image,
+        classes=chosen.classes,
+        areas=np.where(np.isnan(chosen.areas), chosen.boxes[:, 2:].prod(axis=1), chosen.areas),
+        crowd=chosen.crowd,
+        boxes=chosen.boxes,
+        attributes=chosen.attributes,
+        known_ids=set(position),
+        table=chosen,
+    )
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Content of a JSON file; NaN, which other tools write, is read as such.
 
     Raises:
@@ -131,148 +165,26 @@ def read_json(path):
         try:
             return json.loads(data)
         except ValueError as error:
-            raise ValueError(f"{os.fspath(path)} is no JSON file: {error}") from None
+            raise ValueError(f"{os.fspath(path)} is not a JSON file: {error}") from None
 
 
-def read_ground_truth(annotations, image_ids=None, limit=None):
-    """The `GroundTruth` of COCO instances.
-
-    Args:
-        annotations: path, the content of the file, a `pycocotools.coco.COCO`, or a `GroundTruth`,
-            which is returned as it is.
-        image_ids: ids of the images to score; None for all.
-        limit: int, the first images by id only; None for all.
-
-    Raises:
-        ValueError: if the file is no COCO instances file, or image_ids has unknown ids.
-    """
-    if isinstance(annotations, GroundTruth):
-        if image_ids is not None or limit is not None:
-            raise ValueError("got a GroundTruth and image_ids; choose images when it is read")
-        return annotations
-    content = _content(annotations)
-    images = {entry["id"]: entry for entry in content["images"]}
-    chosen = sorted(images) if image_ids is None else sorted(set(image_ids))
-    check_known("image_ids", chosen, images)
-    chosen = chosen[:limit]
-    position = {image_id: i for i, image_id in enumerate(chosen)}
-    categories = sorted(content["categories"], key=lambda entry: entry["id"])
-    known = {entry["id"] for entry in categories}
-    rows = [
-        a for a in content["annotations"] if a["image_id"] in position and a["category_id"] in known
-    ]
-    rows.sort(key=lambda a: position[a["image_id"]])  # stable, so else in the file's order
-    return _truth(rows, [images[i] for i in chosen], categories, position, set(images))
-
-
-def _content(annotations):
-    if isinstance(annotations, str | os.PathLike):
-        content, name = read_json(annotations), os.fspath(annotations)
-    else:
-        content, name = getattr(annotations, "dataset", annotations), "the annotations"
-    needed = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(key in content for key in needed):
-        raise ValueError(
-            f"{name}: no COCO instances file, which has {needed}; convert_to_coco.py writes such"
-        )
-    return content
-
-
-def _truth(rows, images, categories, position, known_ids):
-    ids = [entry["id"] for entry in categories]
-    place = {category: k for k, category in enumerate(ids)}
-    boxless = [a.get("id") for a in rows if len(a.get("bbox") or ()) != 4]
-    if boxless:
-        raise ValueError(
-            f"{len(boxless)} annotations, such as id {boxless[0]}, have no bbox [x, y, width, "
-            "height]; add it or convert again"
-        )
-    boxes = np.array([a["bbox"] for a in rows], float).reshape(-1, 4)
-    areas = [a.get("area", w * h) for a, (_, _, w, h) in zip(rows, boxes, strict=True)]
-    attributes = {
-        name: np.array([a.get(name) or 0 for a in rows], int)
-        for name in ATTRIBUTES
-        if any(name in a for a in rows)
-    }
-    return GroundTruth(
-        image_ids=np.array([entry["id"] for entry in images]),
-        category_ids=np.array(ids, int),
-        images=images,
-        names=[entry["name"] for entry in categories],
-        image=np.array([position[a["image_id"]] for a in rows], int),
-        classes=np.array([place[a["category_id"]] for a in rows], int),
-        areas=np.array(areas, float),
-        crowd=np.array([bool(a.get("iscrowd")) for a in rows], bool),
-        boxes=boxes,
-        segmentations=[a.get("segmentation") for a in rows],
-        attributes=attributes,
-        known_ids=known_ids,
-    )
-
-
-def to_rle(segmentation, size):
-    """RLE of polygons, or of an RLE with plain or compressed counts.
-
-    Args:
-        segmentation: list of polygons [x1, y1, x2, y2, ...] or dict of size and counts.
-        size: (height, width) of the image.
-
-    Raises:
-        ValueError: if it is neither, or an RLE of another size.
-    """
-    if isinstance(segmentation, list):
-        if not segmentation:
-            return rle_tools.encode(np.zeros(size, np.uint8, order="F"))
-        if not all(isinstance(p, list) and len(p) >= 6 for p in segmentation):
-            raise ValueError(
-                "polygons must be lists of 6 or more numbers [x1, y1, x2, y2, x3, y3, ...]"
-            )
-        if not all(
-            isinstance(v, int | float) and math.isfinite(v) for p in segmentation for v in p
-        ):
-            raise ValueError("a polygon holds what is no finite number")
-        return rle_tools.merge(rle_tools.frPyObjects(segmentation, *size))
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
-        raise ValueError(
-            f"a segmentation is {type(segmentation).__name__}; give polygons or an RLE dict of "
-            "size and counts"
-        )
-    if tuple(segmentation["size"]) != tuple(size):
-        raise ValueError(
-            f"its RLE is of size {list(segmentation['size'])} (height, width) but the image is "
-            f"{list(size)}"
-        )
-    if isinstance(segmentation["counts"], list):
-        runs = segmentation["counts"]
-        if not all(isinstance(n, int) and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
-            raise ValueError(BROKEN)
-        return rle_tools.frPyObjects(segmentation, *size)
-    return segmentation
-
-
-def _is_finite(numbers):
-    try:
-        return math.isfinite(sum(numbers))
-    except TypeError:  # some are no numbers
-        return False
-
-
-def check_known(name, ids, known):
+def check_known(name: str, ids: Iterable[ImageId], known: Iterable[ImageId]) -> None:
     """Raises ValueError, with examples, if some ids are not among the known ones."""
-    unknown = sorted(set(ids) - set(known), key=str)
+    theirs = set(known)
+    unknown = sorted(set(ids) - theirs, key=str)
     if unknown:
         raise ValueError(
             f"{name} has {len(unknown)} ids that the annotations don't have, such as "
-            f"{unknown[:5]}; theirs are like {sorted(known)[:5]}. Pass the annotations that the "
-            "results were made for"
+            f"{unknown[:5]}; theirs are like {sorted(theirs, key=str)[:5]}. Pass the annotations "
+            "that the results were made for"
         )
 
 
-def read_results(truth, results, masks=None):
+def read_results(truth: GroundTruth, results: Any, masks: bool | None = None) -> Detections:
     """The `Detections` in a COCO results file, of this or any other tool.
 
     Args:
-        truth: `GroundTruth` of the same data.
+        truth: of the same data.
         results: path, or list of dicts: image_id, category_id, score, and bbox, segmentation
             (RLE, compressed or not, or polygons) or both. A missing bbox is taken from the
             segmentation.
@@ -284,10 +196,10 @@ def read_results(truth, results, masks=None):
     """
     rows, name = results, "results"
     if isinstance(results, str | os.PathLike):
-        rows, name = read_json(results), os.fspath(results)
+        rows, name = read_json(results), os.fsdecode(results)
     if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
         raise ValueError(
-            f"{name} is no COCO results file, which is a list of dicts with image_id, "
+            f"{name} is not a COCO results file, which is a list of dicts with image_id, "
             "category_id, score, bbox and segmentation"
         )
     for key in ("image_id", "category_id", "score"):
@@ -302,18 +214,20 @@ def read_results(truth, results, masks=None):
     if masks is None:
         masks = any(rows[n].get("segmentation") is not None for n in numbers)
     image = np.array([position[rows[n]["image_id"]] for n in numbers], int)
-    rles = _rles(truth, rows, numbers, image, masks)
+    made = _masks(truth, rows, numbers, image, masks)
     return Detections(
         image=image,
         classes=np.array([place[rows[n]["category_id"]] for n in numbers], int),
         scores=np.array([rows[n]["score"] for n in numbers], float),
-        boxes=_boxes(rows, numbers, rles),
-        rles=rles if masks or not numbers else None,  # nothing found is no mask either
+        boxes=_boxes(rows, numbers, made),
+        rles=list(made.values())
+        if masks or not numbers
+        else None,  # nothing found is no mask either
         left_out=len(rows) - len(numbers),
     )
 
 
-def _check_key(rows, key):
+def _check_key(rows: list[dict[str, Any]], key: str) -> None:
     lacking = [n for n, r in enumerate(rows) if key not in r]
     if lacking:
         raise ValueError(
@@ -327,7 +241,7 @@ def _check_key(rows, key):
         )
 
 
-def _check_categories(truth, rows):
+def _check_categories(truth: GroundTruth, rows: list[dict[str, Any]]) -> None:
     try:
         ids = (r["category_id"] for r in rows)
         check_known("category_id of results", ids, truth.category_ids.tolist())
@@ -338,7 +252,7 @@ def _check_categories(truth, rows):
         raise
 
 
-def _check_scores(rows):
+def _check_scores(rows: list[dict[str, Any]]) -> None:
     """A NaN would be sorted anywhere, and the scores would depend on where."""
     wrong = [n for n, r in enumerate(rows) if not _is_score(r["score"])]
     if wrong:
@@ -350,16 +264,21 @@ def _check_scores(rows):
         )
 
 
-def _is_score(value):
+def _is_score(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
-def _rles(truth, rows, numbers, image, wanted):
-    """[N] RLEs; None for each result that has a bbox if masks aren't wanted."""
-    rles: list[Any] = []
+def _masks(
+    truth: GroundTruth,
+    rows: list[dict[str, Any]],
+    numbers: list[int],
+    image: np.ndarray,
+    wanted: bool,
+) -> dict[int, RLE]:
+    """Masks by number of the result: all if they are wanted, else of those without a bbox."""
+    sizes = {}
     for n, i in zip(numbers, image.tolist(), strict=True):
         if not wanted and "bbox" in rows[n]:
-            rles.append(None)
             continue
         if "segmentation" not in rows[n]:
             key, kind = ("segmentation", "segm") if wanted else ("bbox", "bbox")
@@ -367,24 +286,19 @@ def _rles(truth, rows, numbers, image, wanted):
                 f"result {n} has no {key!r}, which {kind!r} needs; add it or leave {kind!r} "
                 "out of kinds"
             )
-        try:
-            rles.append(to_rle(rows[n]["segmentation"], truth.size(i)))
-        except ValueError as error:
-            raise ValueError(
-                f"result {n} (image_id {rows[n]['image_id']}): {error}; are these results of "
-                "another split?"
-            ) from None
-    given = [n for n, rle in zip(numbers, rles, strict=True) if rle is not None]
-    broken = first_broken([rle for rle in rles if rle is not None])
-    if broken is not None:
-        n = given[broken]
+        sizes[n] = truth.size(i)
+    try:
+        masks = to_rles((rows[n]["segmentation"] for n in sizes), sizes.values())
+    except MaskError as error:
+        n = list(sizes)[error.index]
         raise ValueError(
-            f"result {n} (image_id {rows[n]['image_id']}): {BROKEN}; write the file again"
-        )
-    return rles
+            f"result {n} (image_id {rows[n]['image_id']}): {error}; repair it, or are these "
+            "results of another split?"
+        ) from None
+    return dict(zip(sizes, masks, strict=True))
 
 
-def _boxes(rows, numbers, rles):
+def _boxes(rows: list[dict[str, Any]], numbers: list[int], masks: dict[int, RLE]) -> np.ndarray:
     boxes = np.zeros((len(numbers), 4))
     for i, n in enumerate(numbers):
         if "bbox" in rows[n]:
@@ -394,7 +308,7 @@ def _boxes(rows, numbers, rles):
                 raise ValueError(f"result {n} has the bbox {box}; give [x, y, width, height]")
             boxes[i] = box
         else:
-            boxes[i] = rle_tools.toBbox(rles[i])
+            boxes[i] = bounds(masks[n])
     wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1))
     if len(wrong):
         raise ValueError(
@@ -404,15 +318,15 @@ def _boxes(rows, numbers, rles):
     return boxes
 
 
-def outside(truth, detections):
+def outside(truth: GroundTruth, detections: Detections) -> float:
     """Share of boxes that reach more than 2 pixels beyond their image: a sign of a wrong file.
 
     Returns:
-        float 0..1; 0 without detections or if the file gives no sizes.
+        0..1; 0 without detections or if the file gives no sizes.
     """
-    if not len(detections) or any("width" not in entry for entry in truth.images):
+    if not len(detections) or any(entry.width == NOT_GIVEN for entry in truth.images):
         return 0.0
-    sizes = np.array([(entry["width"], entry["height"]) for entry in truth.images], float)
+    sizes = np.array([(entry.width, entry.height) for entry in truth.images], float)
     ends = detections.boxes[:, :2] + detections.boxes[:, 2:]
     beyond = (ends > sizes[detections.image] + 2) | (detections.boxes[:, :2] < -2)
     return float(beyond.any(axis=1).mean())

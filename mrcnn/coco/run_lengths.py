@@ -1,16 +1,19 @@
 """Whether COCO's run lengths are sound: pycocotools reads, and hangs on, any others."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 # Masks that are looked at together; few enough for the processor's cache.
 CHUNK = 1000
 
 
-def first_broken(rles):
+def first_broken(rles: Sequence[Mapping[str, Any]]) -> int | None:
     """The first mask whose runs aren't as long as its image has pixels.
 
     Args:
-        rles: sequence of RLE dicts: size (height, width) and compressed counts, str or bytes.
+        rles: dicts of size (height, width) and compressed counts, str or bytes.
 
     Returns:
         its position, None if all are sound.
@@ -25,13 +28,13 @@ def first_broken(rles):
     return None
 
 
-def _as_bytes(counts):
+def _as_bytes(counts: Any) -> bytes:
     # What is no text has no digit that fits, so it is found broken below.
     text = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
     return bytes(text) if isinstance(text, bytes) else b"\xff"
 
 
-def _are_sound(texts, pixels):
+def _are_sound(texts: list[bytes], pixels: np.ndarray) -> np.ndarray:
     """[n] bool: whether the runs of each text are 0 or more and add up to its pixels.
 
     COCO writes a number as digits of 5 bits from "0" on, lowest first, 32 added to all but the
@@ -59,10 +62,11 @@ def _are_sound(texts, pixels):
         more = np.flatnonzero(lengths > place)
         values[more] += (digits[starts[more] + place] & 31).astype(np.int64) << 5 * place
     values -= np.where(digits[last] & 16, np.int64(1) << 5 * lengths.clip(max=8), 0)
-    return sound & _add_up(values, owner[starts], pixels)
+    sound &= _add_up(values, owner[starts], pixels)
+    return sound
 
 
-def _add_up(values, owner, pixels):
+def _add_up(values: np.ndarray, owner: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """[n] bool: whether each owner's runs, given as COCO's differences, fill its pixels."""
     begins = np.flatnonzero(np.diff(owner, prepend=-1))
     first = np.repeat(begins, np.diff(np.r_[begins, len(owner)]))
@@ -75,4 +79,5 @@ def _add_up(values, owner, pixels):
         runs[mine] = (total - total[first])[mine]
     good = np.ones(len(pixels), bool)
     good[owner[runs < 0]] = False
-    return good & (np.bincount(owner, runs, len(pixels)) == pixels)
+    good &= np.bincount(owner, runs, len(pixels)) == pixels
+    return good

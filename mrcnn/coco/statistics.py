@@ -1,4 +1,4 @@
-"""What is in a COCO instance-segmentation file, counted in one pass.
+"""What is in a COCO instance-segmentation file, counted.
 
 Any such file will do: polygons, RLE or crowds, any classes, with the attributes that
 `convert_to_coco.py` writes or without; the images are not needed. `statistics` has the keys.
@@ -8,231 +8,93 @@ which are annotations that are no crowds; of crowds there is only the number.
 """
 
 import math
-import mmap
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
+import numpy.typing as npt
 
-# Values of DeepFashion2's attributes, and what they mean.
-ATTRIBUTES: dict[str, dict[Any, str]] = {
-    "scale": {1: "small", 2: "moderate", 3: "large"},
-    "occlusion": {1: "slight", 2: "medium", 3: "heavy"},
-    "zoom_in": {1: "no", 2: "medium", 3: "large"},
-    "viewpoint": {1: "no wear", 2: "frontal", 3: "side or back"},
-    "source": {"user": "user", "shop": "shop"},
-}
-PROBLEMS = {
-    "pictures_with_a_used_id": "images left out, as another one has their id",
-    "categories_with_a_used_id": "categories left out, as another one has their id",
-    "annotations_of_unknown_pictures": "annotations left out, of an image that is not there",
-    "annotations_of_unknown_categories": "annotations left out, of a category that is not there",
-    "annotations_with_a_used_id": "annotations whose id another one has",
-    "without_a_mask": "annotations without a mask",
-    "without_a_box_or_an_area": "annotations without a box or an area (taken from the mask)",
-    "unreadable_masks": "masks of those that are neither polygons nor an RLE of the image's size",
-    "empty_boxes": "boxes without width or height",
-    "boxes_beyond_the_picture": "boxes that reach beyond the image",
-}
+from mrcnn.coco.masks import RLE, area, bounds, to_rle
+from mrcnn.coco.reader import (
+    ATTRIBUTES,
+    IS_RLE,
+    MISSING,
+    OTHER,
+    PROBLEMS,
+    CocoTable,
+    Image,
+    read_coco,
+)
+
+SOURCES = ("user", "shop")
+# The words of each attribute, that of the image included, by which its values are counted.
+WORDS = ATTRIBUTES | {"source": SOURCES}
 # COCO's AP of small objects is that of areas below 32 x 32, of large ones from 96 x 96.
 SMALL, LARGE = 32**2, 96**2
 SIDES = (0, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 ASPECTS = (0, 0.1, 0.2, 0.25, 0.33, 0.5, 0.67, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 10)
 
-
-class _Picture(msgspec.Struct, gc=False):
-    id: int
-    file_name: str
-    width: float  # some tools write 640.0
-    height: float
-    pair_id: Any = None
-    source: Any = None
+Counts = dict[str, int]
 
 
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
-    id: int | None = None
-    bbox: tuple[float, float, float, float] | None = None
-    area: float | None = None
-    iscrowd: int | bool | None = 0
-    # Left unparsed: nine tenths of a file are polygons, and few of them are drawn.
-    segmentation: msgspec.Raw = msgspec.Raw()
-    scale: Any = None
-    occlusion: Any = None
-    zoom_in: Any = None
-    viewpoint: Any = None
-
-
-class _File(msgspec.Struct):
-    images: list[_Picture]
-    annotations: list[_Annotation] = []
-    categories: list[_Category] = []
-
-
-@dataclass
-class Truth:
-    """A COCO file's images and annotations, put in order.
-
-    Attributes:
-        images: by id.
-        categories: by id.
-        annotations: those of these images and categories, crowds too.
-        places: (index of the image, index of the category) of each annotation.
-        problems: key of `PROBLEMS` -> how often.
-    """
-
-    pictures: list[_Picture]
-    categories: list[_Category]
-    annotations: list[_Annotation] = field(default_factory=list)
-    places: list[tuple[int, int]] = field(default_factory=list)
-    problems: Counter[str] = field(default_factory=Counter)
-
-
-# --- Reading ----------------------------------------------------------------------------------
-
-
-def read_truth(path, limit=None):
-    """The `Truth` of a COCO file.
+def read_completed(source: Any, limit: int | None = None) -> CocoTable:
+    """The table of a COCO file, every box and area filled in and all problems counted.
 
     Args:
-        path: str or Path of the JSON file.
-        limit: int, keep the first images by id and what belongs to them; None for all.
+        source: as of `reader.read_coco`; annotations and categories may be missing.
+        limit: keep the first images by id and what belongs to them; None for all.
 
     Raises:
-        ValueError: if the file is no COCO instances file.
+        ValueError: if the file is no COCO file, or an image has no name or size.
     """
-    with open(path, "rb") as file:
-        # Mapped, not read: polygons stay in the file, whose pages the system can take back.
-        empty = file.seek(0, 2) == 0
-        data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    try:
-        content = msgspec.json.decode(data, type=_File)
-    except msgspec.DecodeError as error:
-        raise ValueError(
-            f"{path} is no COCO instances file ({error}); pass one with images, annotations and "
-            "categories, such as convert_to_coco.py writes"
-        ) from None
-    pictures = {p.id: p for p in reversed(content.images)}
-    categories = {c.id: c for c in reversed(content.categories)}
-    truth = Truth(
-        sorted(pictures.values(), key=lambda p: p.id)[:limit],
-        sorted(categories.values(), key=lambda c: c.id),
-    )
-    truth.problems["pictures_with_a_used_id"] = len(content.images) - len(pictures)
-    truth.problems["categories_with_a_used_id"] = len(content.categories) - len(categories)
-    _take_annotations(truth, content.annotations, set(pictures))
-    return truth
-
-
-def _take_annotations(truth, annotations, known_pictures):
-    """Fills the truth's annotations and places; what belongs nowhere is counted."""
-    picture_index = {p.id: i for i, p in enumerate(truth.pictures)}
-    category_index = {c.id: i for i, c in enumerate(truth.categories)}
-    ids = set()
-    for annotation in annotations:
-        picture = picture_index.get(annotation.image_id)
-        category = category_index.get(annotation.category_id)
-        if picture is None:
-            # Beyond the limit is no problem.
-            if annotation.image_id not in known_pictures:
-                truth.problems["annotations_of_unknown_pictures"] += 1
-            continue
-        if category is None:
-            truth.problems["annotations_of_unknown_categories"] += 1
-            continue
-        if annotation.id is not None and annotation.id in ids:
-            truth.problems["annotations_with_a_used_id"] += 1
-        ids.add(annotation.id)
-        _complete(annotation, truth.pictures[picture], truth.problems)
-        truth.annotations.append(annotation)
-        truth.places.append((picture, category))
-
-
-def _complete(annotation, picture, problems):
-    """Fills in a missing box or area from the mask, else one from the other; counts troubles."""
-    if not polygon_count(annotation.segmentation) and not is_rle(annotation.segmentation):
-        problems["without_a_mask"] += 1
-    if annotation.bbox is None or annotation.area is None:
-        from pycocotools import mask as coco_mask
-
-        problems["without_a_box_or_an_area"] += 1
+    table = read_coco(source)
+    table.require("file_name", "width", "height")
+    table = table.first(limit)
+    boxes, areas, problems = table.boxes.copy(), table.areas.copy(), Counter(table.problems)
+    ids = [key for key in table.ids.tolist() if key is not None]
+    problems["annotations_with_a_used_id"] = len(ids) - len(set(ids))
+    problems["without_a_mask"] = int((~table.masked).sum())
+    lacking = np.flatnonzero(np.isnan(boxes).any(axis=1) | np.isnan(areas))
+    problems["without_a_box_or_an_area"] = len(lacking)
+    for row in lacking.tolist():
         try:
-            rle = mask_rle(annotation.segmentation, picture)
-            box, area = tuple(map(float, coco_mask.toBbox(rle))), float(coco_mask.area(rle))
+            mask = mask_of(table, row)
+            box, size = bounds(mask), float(area(mask))
         except ValueError:
             problems["unreadable_masks"] += 1
-            box = annotation.bbox or (0.0, 0.0, 0.0, 0.0)
-            area = box[2] * box[3]
-        annotation.bbox = annotation.bbox or box
-        annotation.area = area if annotation.area is None else annotation.area
-    x, y, width, height = annotation.bbox
-    if width <= 0 or height <= 0:
-        problems["empty_boxes"] += 1
+            box = np.nan_to_num(boxes[row])
+            size = box[2] * box[3]
+        boxes[row] = np.where(np.isnan(boxes[row]), box, boxes[row])
+        areas[row] = size if np.isnan(areas[row]) else areas[row]
+    sizes = _image_sizes(table.images)[table.image]
+    empty = (boxes[:, 2:] <= 0).any(axis=1)
     # Half a pixel is what roundings of COCO's own boxes come to.
-    elif min(x, y) < -0.5 or x + width > picture.width + 0.5 or y + height > picture.height + 0.5:
-        problems["boxes_beyond_the_picture"] += 1
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    beyond = (low < -0.5).any(axis=1) | (high > sizes + 0.5).any(axis=1)
+    problems["empty_boxes"] = int(empty.sum())
+    problems["boxes_beyond_the_picture"] = int((beyond & ~empty).sum())
+    return replace(table, boxes=boxes, areas=areas, problems=problems)
 
 
-def is_rle(segmentation):
-    """Whether a raw segmentation is run-length encoded."""
-    return bytes(memoryview(segmentation)[:1]) == b"{"
-
-
-def polygon_count(segmentation):
-    """Polygons in a raw segmentation, 0 for an RLE, null or nothing."""
-    return 0 if is_rle(segmentation) else max(0, bytes(segmentation).count(b"[") - 1)
-
-
-def mask_rle(segmentation, picture):
-    """A raw segmentation as pycocotools' RLE.
-
-    Raises:
-        ValueError: if it is no mask of the image's size.
-    """
-    height, width = int(picture.height), int(picture.width)
+def mask_of(table: CocoTable, row: int) -> RLE:
+    """An annotation's mask; ValueError if there is none."""
+    if not table.masked[row]:
+        raise ValueError("there is no polygon and no RLE")
+    image = table.images[table.image[row]]
     try:
-        rle = _rle(msgspec.json.decode(segmentation), height, width)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        rle = None
-    if rle is None:
-        raise ValueError(
-            f"a mask of {picture.file_name} is neither polygons nor a {height} x {width} RLE"
-        )
-    return rle
+        return to_rle(table.segmentation(row), image.size)
+    except ValueError as error:
+        raise ValueError(f"a mask of {image.file_name}: {error}") from None
 
 
-def _rle(content, height, width):
-    """The RLE of a parsed segmentation; None, or an error of pycocotools', if it is none."""
-    from pycocotools import mask as coco_mask
-
-    if isinstance(content, list):
-        # pycocotools would read 4 numbers as a box. Points far away would cost it memory.
-        polygons = [polygon for polygon in content if len(polygon) >= 6]
-        far = 10 * max(height, width)
-        if polygons and all(abs(value) <= far for polygon in polygons for value in polygon):
-            return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    elif content["size"] == [height, width]:
-        counts = content["counts"]
-        if isinstance(counts, str) and counts:
-            return content
-        if sum(counts) == height * width:
-            return coco_mask.frPyObjects(content, height, width)
-    return None
+def _image_sizes(images: list[Image]) -> np.ndarray:
+    return np.array([(p.width, p.height) for p in images], float).reshape(-1, 2)
 
 
-# --- Statistics -------------------------------------------------------------------------------
-
-
-def statistics(truth):
-    """Counts of what is in a `Truth`.
+def statistics(table: CocoTable) -> dict[str, Any]:
+    """Counts of what is in a table of `read_completed`.
 
     Returns:
         dict that JSON can hold:
@@ -248,7 +110,7 @@ def statistics(truth):
         classes_without_instances: names.
         imbalance: largest, smallest (names, the latter of a class with instances), ratio; None
             without instances.
-        attributes: for each of `ATTRIBUTES`, instances by word, such as {"small": 4,
+        attributes: for each of `WORDS`, instances by word, such as {"small": 4,
             "moderate": 3, "large": 2, "other": 0, "missing": 1}; None where no instance has it.
         pictures_by_source: the same form, of images.
         boxes: histograms of width, height (pixels) and aspect (width / height; boxes that are
@@ -261,95 +123,92 @@ def statistics(truth):
         A histogram is edges [K + 1] and counts [K]: bin i goes from edges[i] to below
         edges[i + 1], the last includes its end; a last edge of None stands for infinity.
     """
-    rows = [i for i, a in enumerate(truth.annotations) if not a.iscrowd]
-    items = [truth.annotations[i] for i in rows]
-    places = np.array([truth.places[i] for i in rows], int).reshape(-1, 2)
-    per_picture = np.bincount(places[:, 0], minlength=len(truth.pictures))
-    levels = {name: _levels(name, items) for name in ATTRIBUTES if name != "source"}
-    levels["source"] = _levels("source", truth.pictures)[places[:, 0]]
-    classes = _class_counts(truth, places, levels)
+    wanted = table.take(~table.crowd)
+    per_image = np.bincount(wanted.image, minlength=len(table.images))
+    sources = np.array([_source_code(p.source) for p in table.images], int)
+    codes = wanted.attributes | {"source": sources[wanted.image]}
+    classes = _class_counts(table, wanted, codes)
     return {
-        "pictures": len(truth.pictures),
-        "pictures_without_instances": int((per_picture == 0).sum()),
-        "annotations": len(truth.annotations),
-        "instances": len(items),
-        "crowds": len(truth.annotations) - len(items),
-        "pairs": len({str(p.pair_id) for p in truth.pictures} - {"None"}) or None,
-        "instances_per_picture": _occurrences(per_picture),
-        "instances_mean": len(items) / len(truth.pictures) if truth.pictures else None,
-        "picture_sizes": _picture_sizes(truth.pictures),
+        "pictures": len(table.images),
+        "pictures_without_instances": int((per_image == 0).sum()),
+        "annotations": len(table),
+        "instances": len(wanted),
+        "crowds": len(table) - len(wanted),
+        "pairs": len({str(p.pair_id) for p in table.images} - {"None"}) or None,
+        "instances_per_picture": _occurrences(per_image),
+        "instances_mean": len(wanted) / len(table.images) if table.images else None,
+        "picture_sizes": _picture_sizes(table.images),
         "classes": classes,
         "classes_without_instances": [c["name"] for c in classes if not c["instances"]],
         "imbalance": _imbalance(classes),
-        "attributes": {name: _words(name, levels[name]) for name in ATTRIBUTES},
-        "pictures_by_source": _words("source", _levels("source", truth.pictures)),
-        **_shapes(truth, items, places),
-        "problems": {key: truth.problems[key] for key in PROBLEMS if truth.problems[key]},
+        "attributes": _attributes(codes),
+        "pictures_by_source": _words("source", sources),
+        **_shapes(wanted),
+        "problems": {key: table.problems[key] for key in PROBLEMS if table.problems[key]},
     }
 
 
-def _occurrences(values):
+def _occurrences(values: Iterable[int]) -> Counts:
     """{"value": how often}, by value."""
     return {str(value): count for value, count in sorted(Counter(map(int, values)).items())}
 
 
-def _levels(name, records):
-    """Positions of an attribute's values: 0.. as in `ATTRIBUTES`, then other, then missing."""
-    positions = {value: i for i, value in enumerate(ATTRIBUTES[name])}
-    other = len(positions)
-
-    def position(value):
-        if value is None:
-            return other + 1
-        # A foreign file may have anything under the same name, lists too.
-        return positions.get(value, other) if type(value) in (int, float, str) else other
-
-    return np.array([position(getattr(record, name)) for record in records], int)
+def _source_code(value: Any) -> int:
+    """As the table's attributes: 1 or 2, `MISSING` or `OTHER`."""
+    if value is None:
+        return MISSING
+    return SOURCES.index(value) + 1 if value in SOURCES else OTHER
 
 
-def _words(name, levels):
-    """{word: count} from `_level` positions, None if all are missing."""
-    words = [*ATTRIBUTES[name].values(), "other", "missing"]
-    counts = np.bincount(levels, minlength=len(words))
-    if counts[-1] == counts.sum():
-        return None
-    return dict(zip(words, counts.tolist(), strict=True))
+def _attributes(
+    codes: dict[str, np.ndarray], rows: np.ndarray | slice = slice(None)
+) -> dict[str, Counts | None]:
+    """The counts of each of `WORDS` over some instances."""
+    return {name: _words(name, codes[name][rows]) if name in codes else None for name in WORDS}
 
 
-def _class_counts(truth, places, levels):
+def _words(name: str, codes: np.ndarray) -> Counts | None:
+    """{word: count}, None if all are missing."""
+    words = {word: int((codes == n).sum()) for n, word in enumerate(WORDS[name], 1)}
+    words |= {"other": int((codes == OTHER).sum()), "missing": int((codes == MISSING).sum())}
+    return None if words["missing"] == len(codes) else words
+
+
+def _class_counts(
+    table: CocoTable, wanted: CocoTable, codes: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
     """The entries of `statistics`' classes."""
-    total = len(truth.categories)
-    counts = np.bincount(places[:, 1], minlength=total)
-    pictures = np.bincount(np.unique(places, axis=0)[:, 1], minlength=total)
-    pairs = zip(truth.places, truth.annotations, strict=True)
-    crowds = Counter(category for (_, category), a in pairs if a.iscrowd)
-    order = np.argsort(places[:, 1], kind="stable")
+    total = len(table.categories)
+    counts = np.bincount(wanted.classes, minlength=total)
+    crowds = np.bincount(table.classes[table.crowd], minlength=total)
+    order = np.argsort(wanted.classes, kind="stable")
     rows = np.split(order, np.cumsum(counts)[:-1]) if total else []
     return [
         {
             "id": category.id,
             "name": category.name,
             "instances": int(counts[k]),
-            "share": float(counts[k] / max(len(places), 1)),
-            "pictures": int(pictures[k]),
-            "crowds": crowds[k],
-            "attributes": {name: _words(name, levels[name][rows[k]]) for name in ATTRIBUTES},
+            "share": float(counts[k] / max(len(wanted), 1)),
+            "pictures": len(np.unique(wanted.image[rows[k]])),
+            "crowds": int(crowds[k]),
+            "attributes": _attributes(codes, rows[k]),
         }
-        for k, category in enumerate(truth.categories)
+        for k, category in enumerate(table.categories)
     ]
 
 
-def _imbalance(classes):
+def _imbalance(classes: list[dict[str, Any]]) -> dict[str, Any] | None:
     present = [c for c in classes if c["instances"]]
     if not present:
         return None
-    smallest, largest = (pick(present, key=lambda c: c["instances"]) for pick in (min, max))
+    smallest = min(present, key=lambda c: c["instances"])
+    largest = max(present, key=lambda c: c["instances"])
     ratio = largest["instances"] / smallest["instances"]
     return {"largest": largest["name"], "smallest": smallest["name"], "ratio": ratio}
 
 
-def _picture_sizes(pictures):
-    sizes = Counter((int(p.width), int(p.height)) for p in pictures)
+def _picture_sizes(images: list[Image]) -> dict[str, Any]:
+    sizes = Counter((int(p.width), int(p.height)) for p in images)
     found: dict[str, Any] = {"distinct": len(sizes)}
     for k, name in enumerate(("width", "height")):
         values = [size[k] for size in sizes.elements()]
@@ -362,13 +221,12 @@ def _picture_sizes(pictures):
     return found
 
 
-def _shapes(truth, items, places):
+def _shapes(wanted: CocoTable) -> dict[str, Any]:
     """`statistics`' boxes, areas, polygons_per_instance and rle."""
-    boxes = np.array([a.bbox for a in items], float).reshape(-1, 4)
-    areas = np.array([a.area for a in items], float)
-    whole = np.array([p.width * p.height for p in truth.pictures], float)[places[:, 0]]
+    boxes, areas = wanted.boxes, wanted.areas
+    whole = _image_sizes(wanted.images).prod(axis=1)[wanted.image]
     solid = boxes[(boxes[:, 2:] > 0).all(axis=1)]
-    polygons = [polygon_count(a.segmentation) for a in items if not is_rle(a.segmentation)]
+    polygons = wanted.polygons[wanted.polygons != IS_RLE]
     return {
         "boxes": {
             "width": histogram(boxes[:, 2], round_edges(boxes[:, 2])),
@@ -382,21 +240,23 @@ def _shapes(truth, items, places):
             "medium": int(((areas >= SMALL) & (areas < LARGE)).sum()),
             "large": int((areas >= LARGE).sum()),
         },
-        "polygons_per_instance": _occurrences(polygons),
-        "rle": len(items) - len(polygons),
+        "polygons_per_instance": _occurrences(polygons.clip(min=0)),
+        "rle": len(wanted) - len(polygons),
     }
 
 
-def histogram(values, edges, open_end=False):
+def histogram(
+    values: np.ndarray, edges: npt.ArrayLike, open_end: bool = False
+) -> dict[str, list[float | None]]:
     """Edges and counts as `statistics` describes them; values outside go to the end bins."""
-    edges = np.asarray(edges, float)
-    bounds = np.append(edges, np.inf) if open_end else edges
-    inside = np.clip(values, edges[0], None if open_end else edges[-1])
+    low = np.asarray(edges, float)
+    bounds = np.append(low, np.inf) if open_end else low
+    inside = np.clip(values, low[0], None if open_end else low[-1])
     counts = np.histogram(inside, bounds)[0]
-    return {"edges": [*edges.tolist(), *([None] * open_end)], "counts": counts.tolist()}
+    return {"edges": [*low.tolist(), *([None] * open_end)], "counts": counts.tolist()}
 
 
-def round_edges(values, bins=20):
+def round_edges(values: np.ndarray, bins: int = 20) -> np.ndarray:
     """Edges from 0 past the largest value in steps of 1, 2 or 5 times a power of ten."""
     largest = max(1.0, float(np.max(values, initial=0)))
     power = 10.0 ** math.floor(math.log10(largest / bins))

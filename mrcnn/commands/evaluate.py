@@ -28,7 +28,9 @@ def run_evaluate(args):
             f"--report {args.report} would replace the run to compare with; give another folder"
         )
     dataset = None if args.results else load_split(data_folders(args), args.split, args.limit)
-    truth = read_ground_truth(_annotations(args), limit=args.limit)
+    truth = read_ground_truth(
+        dataset.tables[0] if dataset else _annotations(args), limit=args.limit
+    )
     args.report.mkdir(parents=True, exist_ok=True)
     path, notes, failures = args.results, [], []
     if dataset:

@@ -9,33 +9,38 @@ is (to a tenth of a pixel). A matrix [2, 3] takes (x, y, 1) of the stored image 
 molded one, both continuous. Boxes are (y1, x1, y2, x2) in whole pixels, y2/x2 exclusive.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from mrcnn.coco.masks import Box, Size, crop, fill, polygons, to_rle
+
+Placed = tuple[Box, np.ndarray]
 
 
 class Instance(NamedTuple):
     """One object in a molded image.
 
-    class_id: int, negative for a crowd. box: its tight box, four ints. pixels: uint8
-    [y2 - y1, x2 - x1], 1 inside the object.
+    class_id: negative for a crowd. box: its tight box. pixels: uint8 [y2 - y1, x2 - x1], 1 inside
+    the object.
     """
 
     class_id: int
-    box: tuple
+    box: Box
     pixels: np.ndarray
 
 
 class Polygons:
     """An object given by the union of polygons, each filled by the even-odd rule."""
 
-    def __init__(self, parts):
+    def __init__(self, parts: Iterable[Sequence[float]]) -> None:
         """Takes lists [x1, y1, x2, y2, ...] in pixels of the stored image."""
         self.parts = [
             np.array(part[: len(part) // 2 * 2], np.float64).reshape(-1, 2) for part in parts
         ]
 
-    def place(self, matrix, shape):
+    def place(self, matrix: np.ndarray, shape: Sequence[int]) -> Placed | None:
         """Draws the object.
 
         Args:
@@ -45,8 +50,6 @@ class Polygons:
         Returns:
             (box, pixels) as in `Instance`, or None if no pixel is left.
         """
-        from pycocotools import mask as coco_mask
-
         parts = [part @ matrix[:, :2].T + matrix[:, 2] for part in self.parts]
         frame = _whole_frame(np.concatenate(parts), shape)
         if frame is None:
@@ -54,23 +57,17 @@ class Polygons:
         top, left, height, width = frame
         # Shifted by whole pixels, so that pycocotools rounds as in a full-size mask.
         flat = [(part - (left, top)).ravel().tolist() for part in parts]
-        rle = coco_mask.merge(coco_mask.frPyObjects(flat, height, width))
-        x, y, columns, rows = (int(value) for value in coco_mask.toBbox(rle))
-        if not (rows and columns):
-            return None
-        pixels = coco_mask.decode(rle)[y : y + rows, x : x + columns]
-        box = (top + y, left + x, top + y + rows, left + x + columns)
-        return box, np.ascontiguousarray(pixels)
+        return _moved(crop(fill(flat, (height, width))), top, left)
 
 
 class Bitmap:
     """An object given by pixels, cut out of its mask."""
 
-    def __init__(self, pixels, top, left):
+    def __init__(self, pixels: np.ndarray, top: int, left: int) -> None:
         """Takes uint8 [h, w], 1 inside, whose first pixel is (top, left) of the stored image."""
         self.pixels, self.top, self.left = pixels, top, left
 
-    def place(self, matrix, shape):
+    def place(self, matrix: np.ndarray, shape: Sequence[int]) -> Placed | None:
         """As `Polygons.place`; a pixel is inside if at least half of its interpolated value is."""
         import cv2
 
@@ -90,49 +87,40 @@ class Bitmap:
         return _tight(placed, top, left)
 
 
-def from_coco(segmentation, height, width, path):
-    """The shape of a COCO annotation's segmentation.
+Shape = Polygons | Bitmap
 
-    Args:
-        segmentation: list of polygons [x1, y1, ...] in pixels, or an RLE, plain or compressed.
-        height, width: of the stored image.
-        path: of the image, for the error.
+
+def from_coco(segmentation: Any, size: Size) -> Shape | None:
+    """The shape of a COCO annotation's segmentation, in a stored image of `size`.
 
     Returns:
-        `Polygons` or `Bitmap`; None if nothing is inside.
+        None if nothing is inside.
 
     Raises:
-        ValueError: if an RLE is for another size.
+        ValueError: if it is no mask of the image, see `mrcnn.coco.masks`.
     """
     if isinstance(segmentation, list):
-        # pycocotools would read 4 numbers as a box.
-        parts = [part for part in segmentation if len(part) >= 6]
+        parts = polygons(segmentation, size)
         return Polygons(parts) if parts else None
-    from pycocotools import mask as coco_mask
+    return _bitmap(crop(to_rle(segmentation, size)))
 
-    rle = segmentation
-    if tuple(rle["size"]) != (height, width):
-        raise ValueError(f"an RLE of {path} is of size {rle['size']}, not {[height, width]}")
-    if isinstance(rle["counts"], list):
-        rle = coco_mask.frPyObjects(rle, height, width)
-    x, y, columns, rows = (int(value) for value in coco_mask.toBbox(rle))
-    if not (rows and columns):
+
+def from_masks(masks: np.ndarray) -> list[Shape | None]:
+    """Shapes of masks [H, W, N] bool, None for those that are empty."""
+    planes = (np.ascontiguousarray(masks[:, :, i], bool) for i in range(masks.shape[-1]))
+    return [_bitmap(_tight(plane.view(np.uint8), 0, 0)) for plane in planes]
+
+
+def _bitmap(placed: Placed | None) -> Bitmap | None:
+    if placed is None:
         return None
-    pixels = coco_mask.decode(rle)[y : y + rows, x : x + columns]
-    return Bitmap(np.ascontiguousarray(pixels), y, x)
+    (top, left, _, _), pixels = placed
+    return Bitmap(pixels, top, left)
 
 
-def from_masks(masks):
-    """Shapes of masks [H, W, N] bool: list of N `Bitmap`s, None for those that are empty."""
-    shapes: list = []
-    for i in range(masks.shape[-1]):
-        pixels = np.ascontiguousarray(masks[:, :, i], bool).view(np.uint8)
-        placed = _tight(pixels, 0, 0)
-        shapes.append(placed and Bitmap(placed[1], *placed[0][:2]))
-    return shapes
-
-
-def check_masks(masks, class_ids, image_shape, path):
+def check_masks(
+    masks: np.ndarray, class_ids: Sequence[int] | np.ndarray, image_shape: Sequence[int], path: Any
+) -> None:
     """Raises ValueError unless masks are [H, W, N] of an image's size, with N class ids."""
     # The base class's load_mask() doesn't know the image's size, so an empty set may have any.
     if masks.ndim != 3 or (masks.shape[-1] and masks.shape[:2] != tuple(image_shape[:2])):
@@ -147,12 +135,16 @@ def check_masks(masks, class_ids, image_shape, path):
         )
 
 
-def place_all(shapes, class_ids, matrix, shape):
-    """List of `Instance`s of those objects that keep a pixel, in their order.
+def place_all(
+    shapes: Sequence[Shape | None],
+    class_ids: Sequence[int] | np.ndarray,
+    matrix: np.ndarray,
+    shape: Sequence[int],
+) -> list[Instance]:
+    """Those objects that keep a pixel, in their order.
 
     Args:
-        shapes: list of N `Polygons`, `Bitmap` or None.
-        class_ids: [N] int.
+        shapes: N of them. class_ids: [N] int.
         matrix, shape: as in `Polygons.place`.
     """
     placed = [None if item is None else item.place(matrix, shape) for item in shapes]
@@ -160,28 +152,28 @@ def place_all(shapes, class_ids, matrix, shape):
     return [Instance(int(class_id), *drawn) for class_id, drawn in pairs if drawn is not None]
 
 
-def hide(instances, box, pixels, min_share=0.0):
+def hide(
+    instances: Iterable[Instance],
+    box: Box,
+    pixels: np.ndarray | None,
+    min_share: float = 0.0,
+) -> list[Instance]:
     """Takes away what something in front covers.
 
     Args:
-        instances: list of `Instance`.
-        box: (y1, x1, y2, x2) of what is in front, within the image.
+        box: of what is in front, within the image.
         pixels: uint8 [y2 - y1, x2 - x1], 1 where it covers; None covers the whole box.
         min_share: objects of which less than this share of the pixels is left are dropped,
             and so are those with none.
 
     Returns:
-        list of `Instance`, new where they changed.
+        New ones where they changed.
     """
     kept = []
     for instance in instances:
         y1, x1, y2, x2 = instance.box
-        top, left, bottom, right = (
-            max(y1, box[0]),
-            max(x1, box[1]),
-            min(y2, box[2]),
-            min(x2, box[3]),
-        )
+        top, left = max(y1, box[0]), max(x1, box[1])
+        bottom, right = min(y2, box[2]), min(x2, box[3])
         if top >= bottom or left >= right:
             kept.append(instance)
             continue
@@ -197,7 +189,7 @@ def hide(instances, box, pixels, min_share=0.0):
     return kept
 
 
-def pack(instances, shape):
+def pack(instances: Sequence[Instance], shape: Sequence[int]) -> np.ndarray:
     """Full-size masks of a few objects, a bit each: uint8 [H, W, ceil(N / 8), at least 1]."""
     packed = np.zeros((*shape[:2], max(1, -(-len(instances) // 8))), np.uint8)
     for i, (_, (y1, x1, y2, x2), pixels) in enumerate(instances):
@@ -205,7 +197,7 @@ def pack(instances, shape):
     return packed
 
 
-def unpack(packed, class_ids):
+def unpack(packed: np.ndarray, class_ids: Iterable[int]) -> list[Instance]:
     """The inverse of `pack`; objects without a pixel are left out."""
     instances = []
     for i, class_id in enumerate(class_ids):
@@ -216,11 +208,12 @@ def unpack(packed, class_ids):
     return instances
 
 
-def as_arrays(instances, shape, mini_shape=None):
-    """Objects as training stores them.
+def as_arrays(
+    instances: Sequence[Instance], shape: Sequence[int], mini_shape: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """N objects as training stores them.
 
     Args:
-        instances: list of N `Instance`.
         shape: (H, W) of the molded image.
         mini_shape: (height, width) of mini-masks, or None for masks of H x W.
 
@@ -238,14 +231,14 @@ def as_arrays(instances, shape, mini_shape=None):
     return class_ids, boxes, masks
 
 
-def by_centres(matrix):
+def by_centres(matrix: np.ndarray) -> np.ndarray:
     """A matrix [2, 3] between continuous coordinates -> one between indices of pixels."""
     shifted = matrix.copy()
     shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     return shifted
 
 
-def _minimized(pixels, mini_shape):
+def _minimized(pixels: np.ndarray, mini_shape: Sequence[int]) -> np.ndarray:
     """bool [height, width]: bilinear samples of a box's pixels, those above a half."""
     import cv2
 
@@ -253,7 +246,7 @@ def _minimized(pixels, mini_shape):
     return cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
 
 
-def _whole_frame(points, shape):
+def _whole_frame(points: np.ndarray, shape: Sequence[int]) -> Box | None:
     """(top, left, height, width) of whole pixels around points (x, y), cut to the image."""
     low = np.floor(points.min(axis=0))
     high = np.ceil(points.max(axis=0))
@@ -262,12 +255,20 @@ def _whole_frame(points, shape):
     return (top, left, bottom - top, right - left) if bottom > top and right > left else None
 
 
-def _tight(pixels, top, left):
+def _tight(pixels: np.ndarray, top: int, left: int) -> Placed | None:
     """(box, pixels) cut to what is not 0, or None; `top`, `left` say where `pixels` begins."""
     import cv2
 
     x, y, columns, rows = cv2.boundingRect(pixels)
     if not (rows and columns):
         return None
-    box = (top + y, left + x, top + y + rows, left + x + columns)
-    return box, np.ascontiguousarray(pixels[y : y + rows, x : x + columns])
+    part = np.ascontiguousarray(pixels[y : y + rows, x : x + columns])
+    return _moved(((y, x, y + rows, x + columns), part), top, left)
+
+
+def _moved(placed: Placed | None, top: int, left: int) -> Placed | None:
+    """The box counted from a frame whose first pixel is (top, left)."""
+    if placed is None:
+        return None
+    (y1, x1, y2, x2), pixels = placed
+    return (top + y1, left + x1, top + y2, left + x2), pixels

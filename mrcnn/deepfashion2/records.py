@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import orjson
 from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as mask_utils
 
+from mrcnn.coco import masks
+from mrcnn.coco.reader import ATTRIBUTES as NAMED_ATTRIBUTES
 from mrcnn.core.classes import (
     DEEPFASHION2,
     DEEPFASHION2_CATEGORY_IDS,
@@ -28,13 +29,8 @@ from mrcnn.core.classes import (
 
 SOURCES = ("user", "shop")
 # Lowest and highest value of the item attributes that evaluation subsets are made from.
-ATTRIBUTES = {
-    "scale": (1, 3),
-    "occlusion": (1, 3),
-    "zoom_in": (1, 3),
-    "viewpoint": (1, 3),
-    "style": (0, 2**31 - 1),
-}
+ATTRIBUTES = {name: (1, len(words)) for name, words in NAMED_ATTRIBUTES.items()}
+ATTRIBUTES["style"] = (0, 2**31 - 1)
 NUM_LANDMARKS = DEEPFASHION2_LANDMARK_OFFSETS[-1]
 _NUMBER_TYPES = {int, float}
 _KEPT = "kept as it is, for the official form"
@@ -287,10 +283,10 @@ def usable_polygons(
     """
     if not isinstance(polygons, list):
         raise Unusable("bad segmentation", f"is a {type(polygons).__name__}, not a list")
-    kept, masks = [], []
+    kept, filled = [], []
     for position, polygon in enumerate(polygons, 1):
         try:
-            masks.append(polygon_mask(polygon, width, height))
+            filled.append(polygon_mask(polygon, width, height))
             kept.append(polygon)
         except Unusable as error:
             numbers = form.official and isinstance(polygon, list) and all_finite(polygon)
@@ -300,11 +296,10 @@ def usable_polygons(
                 kept.append(polygon)
     if not kept:
         raise Unusable("no usable polygon", f"none of {len(polygons)}")
-    # Merging takes time, and most garments have one polygon.
-    return kept, int(mask_utils.area(masks[0] if len(masks) == 1 else mask_utils.merge(masks)))
+    return kept, masks.area(masks.union(filled))
 
 
-def polygon_mask(polygon: Any, width: int, height: int) -> dict[str, Any]:
+def polygon_mask(polygon: Any, width: int, height: int) -> masks.RLE:
     """One polygon as a run-length encoded mask of the image's size."""
     if not isinstance(polygon, list):
         raise Unusable("bad polygon", f"is a {type(polygon).__name__}, not a list")
@@ -317,8 +312,8 @@ def polygon_mask(polygon: Any, width: int, height: int) -> dict[str, Any]:
     xs, ys = polygon[0::2], polygon[1::2]
     if min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height:
         raise Unusable("bad polygon", "has points far outside the image")
-    mask = mask_utils.frPyObjects([polygon], height, width)[0]
-    if not mask_utils.area(mask):
+    mask = masks.fill([polygon], (height, width))
+    if not masks.area(mask):
         raise Unusable("empty polygon", "covers no pixel of the image")
     return mask
 

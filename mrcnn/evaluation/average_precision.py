@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, KINDS
+from mrcnn.coco.ground_truth import KINDS
+from mrcnn.coco.reader import ATTRIBUTES
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)

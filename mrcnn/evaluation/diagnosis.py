@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle_tools
 from scipy import ndimage
 
+from mrcnn.coco import masks
 from mrcnn.evaluation.average_precision import IGNORED, RIGHT, Overlaps, Pairing, pair, rank_in_runs
 
 MATCH_IOU = 0.5
@@ -245,9 +245,9 @@ def boundary_iou(a, b):
     """Boundary IoU of two RLE masks of one size; 0 if both are empty."""
     height, width = a["size"]
     radius = max(1, round(BOUNDARY_SHARE * float(np.hypot(height, width))))
-    x, y, w, h = rle_tools.toBbox(rle_tools.merge([a, b])).astype(int)
-    masks = rle_tools.decode([a, b])[y : y + h, x : x + w]
-    bands = [mask & ~_eroded(mask, radius) for mask in np.moveaxis(masks.astype(bool), 2, 0)]
+    x, y, w, h = masks.bounds(masks.union([a, b])).astype(int)
+    parts = [masks.decode(mask)[y : y + h, x : x + w].view(bool) for mask in (a, b)]
+    bands = [part & ~_eroded(part, radius) for part in parts]
     union = (bands[0] | bands[1]).sum()
     return float((bands[0] & bands[1]).sum() / union) if union else 0.0
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, Detections, GroundTruth, read_json
+from mrcnn.coco.ground_truth import Detections, GroundTruth, read_json
+from mrcnn.coco.reader import ATTRIBUTES
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.evaluation import bootstrap, diagnosis
 from mrcnn.evaluation.average_precision import (
@@ -234,7 +235,7 @@ def _pictures(truth, quality, most=8):
         return [
             {
                 "image_id": truth.image_ids[i].item(),
-                "file_name": str(truth.images[i].get("file_name", "")),
+                "file_name": truth.images[i].file_name,
                 "quality": float(quality[i]),
             }
             for i in chosen[: min(most, len(known) // 2)]

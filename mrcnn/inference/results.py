@@ -5,11 +5,11 @@ Boxes are (y1, x1, y2, x2), pixels of the image, y2/x2 exclusive.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from mrcnn.coco.masks import as_text, from_runs
 from mrcnn.core.classes import check_names
 from mrcnn.core.image import stretch_mask
 from mrcnn.inference.refine import refine_mask
@@ -183,8 +183,7 @@ def encode_crop(crop, box, size):
         runs[-1] += rest
     elif rest:
         runs.append(rest)
-    rle: Any = mask_utils.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    return as_text(from_runs(runs, (height, width)))
 
 
 def without_overlaps(result, threshold=0.5):

@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mrcnn.coco.statistics import ATTRIBUTES, PROBLEMS, mask_rle, read_truth, statistics
+from mrcnn.coco.masks import decode
+from mrcnn.coco.reader import PROBLEMS
+from mrcnn.coco.statistics import WORDS, mask_of, read_completed, statistics
 from mrcnn.core.classes import BACKGROUND
 from mrcnn.core.files import replacing, write_atomically
 from mrcnn.core.image import read_image
@@ -62,10 +64,10 @@ def inspect_coco(annotation_path, folders, output_folder, title, limit=None, cou
     Raises:
         ValueError: if the file is no COCO instances file.
     """
-    truth = read_truth(annotation_path, limit)
-    found = statistics(truth)
-    folder = next((f for f in folders if _has_pictures(f, truth)), None)
-    sheet = Sheet() if folder is None else contact_sheet(truth, folder, count, seed)
+    table = read_completed(annotation_path, limit)
+    found = statistics(table)
+    folder = next((f for f in folders if _has_pictures(f, table)), None)
+    sheet = Sheet() if folder is None else contact_sheet(table, folder, count, seed)
     found |= {
         "annotation_file": _text(annotation_path),
         "picture_folder": None if folder is None else _text(folder),
@@ -74,7 +76,7 @@ def inspect_coco(annotation_path, folders, output_folder, title, limit=None, cou
         "limit": limit,
         "sheet": {
             "seed": seed,
-            "pictures": [truth.pictures[i].file_name for i, _ in sheet.tiles],
+            "pictures": [table.images[i].file_name for i, _ in sheet.tiles],
             "failed": [{"file": name, "reason": _text(reason)} for name, reason in sheet.failed],
             "classes_not_shown": [
                 entry["name"]
@@ -83,7 +85,7 @@ def inspect_coco(annotation_path, folders, output_folder, title, limit=None, cou
             ],
         },
     }
-    _write(Path(output_folder), truth, found, sheet, _text(title))
+    _write(Path(output_folder), table, found, sheet, _text(title))
     return found
 
 
@@ -92,20 +94,20 @@ def _text(path):
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _has_pictures(folder, truth):
+def _has_pictures(folder, table):
     """Whether the folder has one of the first images; one may be missing, not all of them."""
-    return any((Path(folder) / p.file_name).is_file() for p in truth.pictures[:10])
+    return any((Path(folder) / p.file_name).is_file() for p in table.images[:10])
 
 
-def _write(output_folder, truth, found, sheet, title):
+def _write(output_folder, table, found, sheet, title):
     output_folder.mkdir(parents=True, exist_ok=True)
-    page = render("inspect.html.j2", title=title, found=found, **_page_values(truth, found, sheet))
+    page = render("inspect.html.j2", title=title, found=found, **_page_values(table, found, sheet))
     write_atomically(output_folder / "index.html", page.encode("utf-8"))
     text = msgspec.json.format(msgspec.json.encode(found), indent=1)
     write_atomically(output_folder / "statistics.json", text)
     path = output_folder / "contact_sheet.png"
     if sheet.tiles:
-        captions = [Path(truth.pictures[i].file_name).name for i, _ in sheet.tiles]
+        captions = [Path(table.images[i].file_name).name for i, _ in sheet.tiles]
         with replacing(path) as temporary:
             montage([tile for _, tile in sheet.tiles], captions).save(temporary, "PNG")
     else:
@@ -159,7 +161,7 @@ def summary(found):
 
 def _words_shown(name, counts):
     """The words of an attribute, and those for unexpected values if there are any."""
-    return [word for word in counts or () if counts[word] or word in ATTRIBUTES[name].values()]
+    return [word for word in counts or () if counts[word] or word in WORDS[name]]
 
 
 def _sheet_lines(found):
@@ -179,12 +181,14 @@ def _sheet_lines(found):
 # --- The page ---------------------------------------------------------------------------------
 
 
-def _page_values(truth, found, sheet):
+def _page_values(table, found, sheet):
     """What the template needs besides the counts."""
     shown: dict[int, set[tuple[int, bool]]] = {picture: set() for picture, _ in sheet.tiles}
-    for (picture, category), annotation in zip(truth.places, truth.annotations, strict=True):
-        if picture in shown:
-            shown[picture].add((category, bool(annotation.iscrowd)))
+    for i, found_classes in shown.items():
+        rows = slice(*table.offsets[i : i + 2])
+        found_classes |= set(
+            zip(table.classes[rows].tolist(), table.crowd[rows].tolist(), strict=True)
+        )
     return {
         "most_failures": MOST_FAILURES,
         "problems": PROBLEMS,
@@ -195,11 +199,11 @@ def _page_values(truth, found, sheet):
             if counts
         },
         "colors": [
-            "#{:02x}{:02x}{:02x}".format(*color_for(k + 1)) for k in range(len(truth.categories))
+            "#{:02x}{:02x}{:02x}".format(*color_for(k + 1)) for k in range(len(table.categories))
         ],
         "tiles": [
             {
-                "file": truth.pictures[i].file_name,
+                "file": table.images[i].file_name,
                 "image": image_uri(tile, quality=88),
                 "width": tile.shape[1],
                 "height": tile.shape[0],
@@ -250,13 +254,13 @@ def _whole_numbers(title, occurrences):
 # --- The contact sheet ------------------------------------------------------------------------
 
 
-def contact_sheet(truth, folder, count, seed=0):
+def contact_sheet(table, folder, count, seed=0):
     """Draws images so that each class appears if `count` allows, the rarest classes first.
 
     An image that can't be read is noted and another one taken, but not without end.
 
     Args:
-        truth: a `Truth`.
+        table: of `read_completed`.
         folder: of the images.
         count: int, images wanted.
         seed: of the choice; the same seed chooses the same images.
@@ -264,46 +268,41 @@ def contact_sheet(truth, folder, count, seed=0):
     Returns:
         `Sheet`; no tiles if there are no images.
     """
-    by_picture: dict[int, list[int]] = {}
-    for i, (picture, _) in enumerate(truth.places):
-        by_picture.setdefault(picture, []).append(i)
     sheet = Sheet()
     tried: set[int] = set()
-    for picture, wanted in _candidates(truth, by_picture, np.random.default_rng(seed)):
+    for picture, wanted in _candidates(table, np.random.default_rng(seed)):
         if len(sheet.tiles) == count or len(sheet.failed) == MOST_FAILURES:
             break
         if picture in tried or wanted in sheet.classes:
             continue
         tried.add(picture)
-        rows = by_picture.get(picture, [])
+        rows = np.arange(*table.offsets[picture : picture + 2])
         try:
-            sheet.tiles.append((picture, _draw(truth, folder, picture, rows)))
-            sheet.classes |= {truth.places[i][1] for i in rows if not truth.annotations[i].iscrowd}
+            sheet.tiles.append((picture, _draw(table, folder, picture, rows)))
+            sheet.classes |= set(table.classes[rows[~table.crowd[rows]]].tolist())
         except (OSError, ValueError) as error:
-            sheet.failed.append((truth.pictures[picture].file_name, str(error)))
+            sheet.failed.append((table.images[picture].file_name, str(error)))
     return sheet
 
 
-def _candidates(truth, by_picture, rng):
+def _candidates(table, rng):
     """(image, class it is wanted for): some of each class, rare ones first; then any."""
     by_class: dict[int, list[int]] = {}
-    pairs = zip(truth.places, truth.annotations, strict=True)
-    for picture, category in dict.fromkeys(place for place, a in pairs if not a.iscrowd):
+    instances = np.stack([table.image, table.classes], axis=1)[~table.crowd]
+    for picture, category in np.unique(instances, axis=0).tolist():
         by_class.setdefault(category, []).append(picture)
     for category in sorted(by_class, key=lambda k: (len(by_class[k]), k)):
         for picture in rng.permutation(by_class[category])[:5].tolist():
             yield picture, category
-    empty = sorted(set(range(len(truth.pictures))) - set(by_picture))
-    for group in (list(by_picture), empty):
-        for picture in rng.permutation(np.array(group, int)).tolist():
+    is_empty = np.diff(table.offsets) == 0
+    for group in (~is_empty, is_empty):
+        for picture in rng.permutation(np.flatnonzero(group)).tolist():
             yield picture, None
 
 
-def _draw(truth, folder, index, rows):
+def _draw(table, folder, index, rows):
     """An image, shrunk to fit `TILE`, with the annotations of `rows`: [H, W, 3] uint8."""
-    from pycocotools import mask as coco_mask
-
-    picture = truth.pictures[index]
+    picture = table.images[index]
     # Annotations are for the pixels as they are stored.
     image = read_image(Path(folder) / picture.file_name, apply_exif=False)
     if image.shape[:2] != (picture.height, picture.width):
@@ -317,17 +316,14 @@ def _draw(truth, folder, index, rows):
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     masks = np.zeros((size[1], size[0], len(rows)), bool)
     boxes = np.zeros((len(rows), 4))
-    for i, row in enumerate(rows):
-        annotation = truth.annotations[row]
-        x, y, width, height = annotation.bbox
+    for i, row in enumerate(rows.tolist()):
+        x, y, width, height = table.boxes[row]
         boxes[i] = np.array([y, x, y + height, x + width]) * scale
-        if bytes(annotation.segmentation) not in (b"", b"null", b"[]"):
-            mask = Image.fromarray(
-                255 * coco_mask.decode(mask_rle(annotation.segmentation, picture))
-            )
+        if table.masked[row]:
+            mask = Image.fromarray(255 * decode(mask_of(table, row)))
             masks[..., i] = np.asarray(mask.resize(size, Image.Resampling.BOX)) > 127
-    names = [BACKGROUND, *(c.name for c in truth.categories)]
-    return draw_instances(small, boxes, masks, [truth.places[row][1] + 1 for row in rows], names)
+    names = [BACKGROUND, *(c.name for c in table.categories)]
+    return draw_instances(small, boxes, masks, table.classes[rows] + 1, names)
 
 
 def montage(tiles, captions):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle_tools
 
+from mrcnn.coco.masks import decode
 from mrcnn.core.classes import BACKGROUND
 from mrcnn.core.image import ImageError, read_image
 from mrcnn.evaluation.metrics import Evaluation
@@ -43,10 +43,10 @@ class Artist:
         height, width = self.truth.size(i)
         try:
             if self.folder is not None:
-                image = read_image(self.folder / self.truth.images[i]["file_name"])
+                image = read_image(self.folder / self.truth.images[i].file_name)
                 if image.shape[:2] == (height, width):
                     return image
-        except (ImageError, OSError, KeyError):
+        except (ImageError, OSError):
             pass
         self.missing += 1
         return np.full((height, width, 3), 128, np.uint8)
@@ -71,8 +71,8 @@ class Artist:
         boxes = (corners - [y1, x1, y1, x1]) * scale
         masks = None
         if source.rles is not None and len(rows) and self.evaluation.kind == "segm":
-            whole = rle_tools.decode([source.rles[r] for r in rows])[y1:y2, x1:x2]
-            parts = [Image.fromarray(m).resize(size, 0) for m in np.moveaxis(whole, 2, 0)]
+            whole = [decode(source.rles[r])[y1:y2, x1:x2] for r in rows]
+            parts = [Image.fromarray(m).resize(size, 0) for m in whole]
             masks = np.stack([np.array(m, bool) for m in parts], axis=2)
         scores = None if source is self.truth else source.scores[rows]
         drawn = draw_instances(canvas, boxes, masks, source.classes[rows] + 1, self.names, scores)
@@ -161,7 +161,7 @@ def _example(artist, p):
     window = _window(np.stack([truth.boxes[g], detections.boxes[d]]), image.shape)
     score = detections.scores[d]
     return {
-        "file_name": str(truth.images[i].get("file_name", truth.image_ids[i])),
+        "file_name": truth.images[i].file_name or str(truth.image_ids[i]),
         "text": f"{truth.names[truth.classes[g]]}, taken for "
         f"{truth.names[detections.classes[d]]} ({score:.2f})",
         "truth": artist.draw(image, window, EXAMPLE_SIDE, truth, np.array([g])),

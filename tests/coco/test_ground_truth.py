@@ -8,8 +8,9 @@ from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
 from mrcnn.coco import ground_truth
-from mrcnn.coco.ground_truth import read_ground_truth, read_results, to_rle
-from tests.helpers.coco_cases import BOX, HEIGHT, WIDTH, detection, one_picture, random_data
+from mrcnn.coco.ground_truth import read_ground_truth, read_results
+from mrcnn.coco.reader import read_coco
+from tests.helpers.coco_cases import APART, BOX, HEIGHT, WIDTH, detection, one_picture, random_data
 
 SQUARE = [10, 10, 50, 10, 50, 50, 10, 50]
 
@@ -43,24 +44,52 @@ def test_truth_of_some_pictures(tmp_path):
         read_ground_truth(truth, limit=1)
 
 
-def test_all_forms_of_a_mask_are_the_same():
-    compressed = to_rle([SQUARE], (HEIGHT, WIDTH))
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[10:50, 10:50] = 1
-    assert np.array_equal(rle_tools.decode(compressed), mask)
-    runs = np.flatnonzero(np.diff(np.r_[0, mask.ravel("F"), 0]))
-    counts = np.diff(np.r_[0, runs, mask.size]).tolist()
-    plain = {"size": [HEIGHT, WIDTH], "counts": counts}
-    text = {"size": [HEIGHT, WIDTH], "counts": compressed["counts"].decode()}
+def test_one_table_serves_all(tmp_path):
+    content, _ = random_data(1, pictures=6)
+    table = read_coco(content)
+    truth = read_ground_truth(table, limit=2)
+    assert truth.known_ids == {2, 5, 8, 11, 14, 17}
+    assert [entry.id for entry in table.images] == [2, 5, 8, 11, 14, 17]  # as it was
+
+
+def test_text_ids_and_sizes_with_a_point():
+    content = one_picture((BOX, 1))
+    content["images"][0] |= {"id": "a", "height": float(HEIGHT), "width": float(WIDTH)}
+    content["annotations"][0]["image_id"] = "a"
+    truth = read_ground_truth(content)
+    found = read_results(truth, [detection(BOX, 0.5) | {"image_id": "a"}])
+    assert truth.image_ids.tolist() == ["a"] and truth.size(0) == (HEIGHT, WIDTH)
+    assert rle_tools.iou(found.rles, truth.rles, [0]).tolist() == [[1]]
+
+
+def test_nothing_at_all():
+    truth = read_ground_truth({"images": [], "annotations": [], "categories": []})
+    assert len(truth.image_ids) == len(truth.boxes) == len(truth.rles) == 0
+    assert truth.offsets.tolist() == [0] and truth.has_masks
+    assert len(read_results(truth, [])) == 0
+    one = read_ground_truth(one_picture())
+    assert one.offsets.tolist() == [0, 0] and one.boxes.shape == (0, 4)
+
+
+def test_a_missing_area_is_that_of_the_box():
+    content = one_picture((BOX, 1), (APART, 2))
+    content["annotations"][0]["area"] = None
+    del content["annotations"][1]["area"]
+    assert read_ground_truth(content).areas.tolist() == [1600, 900]
+
+
+def test_annotations_without_masks():
+    content = one_picture((BOX, 1))
+    content["annotations"][0]["segmentation"] = None
+    assert not read_ground_truth(content).has_masks
+
+
+def test_boxes_of_results_come_from_their_masks():
     truth = read_ground_truth(one_picture((BOX, 1)))
-    rows = [
-        {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": s}
-        for s in ([SQUARE], plain, text, compressed)
-    ]
-    found = read_results(truth, rows)
-    assert rle_tools.iou(found.rles, [compressed], [0]).ravel().tolist() == [1, 1, 1, 1]
-    assert found.boxes.tolist() == [[10, 10, 40, 40]] * 4  # from the masks
-    assert rle_tools.area(to_rle([], (HEIGHT, WIDTH))) == 0
+    row = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": [SQUARE]}
+    assert read_results(truth, [row, row]).boxes.tolist() == [BOX, BOX]
+    found = read_results(truth, [{**row, "bbox": APART}, row], masks=False)
+    assert found.boxes.tolist() == [APART, BOX] and found.rles is None
 
 
 def test_results_in_the_order_of_pictures():
@@ -115,14 +144,14 @@ def test_results_without_a_key_or_of_another_form(tmp_path):
     truth = read_ground_truth(one_picture((BOX, 1)))
     with pytest.raises(ValueError, match="result 0 .and 0 more. has no 'score'"):
         read_results(truth, [{"image_id": 1, "category_id": 1}])
-    with pytest.raises(ValueError, match="no COCO results file"):
+    with pytest.raises(ValueError, match="not a COCO results file"):
         read_results(truth, {"annotations": []})
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{**GOOD, "score": float("nan")}]))  # as Python writes NaN
     with pytest.raises(ValueError, match="has the score nan"):
         read_results(truth, path)
     path.write_text("{")
-    with pytest.raises(ValueError, match="results.json is no JSON file"):
+    with pytest.raises(ValueError, match="results.json is not a JSON file"):
         read_results(truth, path)
 
 
@@ -138,7 +167,7 @@ def test_refused_annotations(change, message):
     content["annotations"][0] |= change
     with pytest.raises(ValueError, match=message):
         read_ground_truth(content).rles  # noqa: B018 - made at the first use
-    with pytest.raises(ValueError, match="no COCO instances file"):
+    with pytest.raises(ValueError, match="not a COCO instances file"):
         read_ground_truth({"images": []})
 
 

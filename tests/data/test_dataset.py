@@ -273,12 +273,12 @@ def test_sizes_that_do_not_fit_name_the_file(coco):
     with pytest.raises(ValueError, match=r"1\.png is 10x8 .* are for 8x10"):
         dataset.load_image(0)
     rle = {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}
-    with pytest.raises(ValueError, match=r"1\.png is of size \[10, 8\]"):
+    with pytest.raises(ValueError, match=r"1\.png: its RLE is of size \[10, 8\]"):
         coco([annotation(1, rle)]).load_mask(0)
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
     for content in ([], {"images": []}):
         (tmp_path / "other.json").write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="no COCO instances file"):
+        with pytest.raises(ValueError, match="not a COCO instances file"):
             CocoDataset().load_coco(tmp_path / "other.json", tmp_path)

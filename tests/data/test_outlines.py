@@ -97,22 +97,22 @@ def test_by_centres_takes_pixel_centres_to_pixel_centres():
 
 def test_from_coco_reads_polygons_and_rle():
     plain = {"size": [4, 3], "counts": [5, 2, 5]}  # by columns: rows 1, 2 of column 1
-    assert from_coco(plain, 4, 3, "a.jpg").place(SAME, (4, 3))[0] == (1, 1, 3, 2)
+    assert from_coco(plain, (4, 3)).place(SAME, (4, 3))[0] == (1, 1, 3, 2)
     from pycocotools import mask as coco_mask
 
     compressed = coco_mask.frPyObjects(plain, 4, 3)
-    assert from_coco(compressed, 4, 3, "a.jpg").place(SAME, (4, 3))[0] == (1, 1, 3, 2)
-    assert from_coco([RECTANGLE, [1, 2, 3, 4]], 9, 9, "a.jpg").place(SAME, (9, 9))[0] == (
+    assert from_coco(compressed, (4, 3)).place(SAME, (4, 3))[0] == (1, 1, 3, 2)
+    assert from_coco([RECTANGLE, [1, 2, 3, 4]], (9, 9)).place(SAME, (9, 9))[0] == (
         1,
         2,
         6,
         5,
     )
-    assert from_coco([[*RECTANGLE, 7]], 9, 9, "a.jpg").place(SAME, (9, 9))[0] == (1, 2, 6, 5)
-    assert from_coco({"size": [4, 3], "counts": [12]}, 4, 3, "a.jpg") is None
-    assert from_coco([[1, 2, 3, 4]], 4, 3, "a.jpg") is None
-    with pytest.raises(ValueError, match=r"a.jpg is of size \[4, 3\], not \[5, 3\]"):
-        from_coco(plain, 5, 3, "a.jpg")
+    assert from_coco([[*RECTANGLE, 7]], (9, 9)).place(SAME, (9, 9))[0] == (1, 2, 6, 5)
+    assert from_coco({"size": [4, 3], "counts": [12]}, (4, 3)) is None
+    assert from_coco([[1, 2, 3, 4]], (4, 3)) is None
+    with pytest.raises(ValueError, match=r"size \[4, 3\].*image is \[5, 3\]"):
+        from_coco(plain, (5, 3))
 
 
 def test_place_all_drops_what_is_gone_and_keeps_the_order():

@@ -11,7 +11,7 @@ from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn.coco.ground_truth import ATTRIBUTES
+from mrcnn.coco.reader import ATTRIBUTES
 from mrcnn.evaluation import average_precision
 from mrcnn.evaluation.per_image import coco_scores
 from tests.helpers.coco_cases import (

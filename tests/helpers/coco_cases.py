@@ -3,7 +3,8 @@
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import ATTRIBUTES, read_ground_truth, read_results
+from mrcnn.coco.ground_truth import read_ground_truth, read_results
+from mrcnn.coco.reader import ATTRIBUTES
 from mrcnn.evaluation import average_precision
 
 HEIGHT, WIDTH = 150, 160
