@@ -3,11 +3,17 @@
 `mrcnn.commands.arguments` makes the command line from them; programs fill in the fields.
 """
 
-from dataclasses import MISSING, field
-from typing import Any
+import argparse
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
-def option(default: Any = MISSING, help: str = "", *flags: str, **arguments: Any) -> Any:
+def option(
+    default: Any = dataclasses.MISSING, help: str = "", *flags: str, **arguments: Any
+) -> Any:
     """A field of a dataclass of options.
 
     Args:
@@ -15,7 +21,51 @@ def option(default: Any = MISSING, help: str = "", *flags: str, **arguments: Any
         help: one line for --help. The default is added to it unless it is None, False or empty.
         *flags: further spellings, such as "--input".
         **arguments: of `argparse.ArgumentParser.add_argument`: type, choices, nargs, metavar,
-            action; and `group`, the heading that it stands under. The type follows from the
-            field's annotation where that is bool, int, float, str or Path, or one of these or None.
+            action; and `group`, the heading that it stands under. Type, action and metavar follow
+            from the field's annotation where that is bool (a switch), bool | None (with a
+            --no- form), int, float, str or Path, a tuple of these, or one of these or None.
     """
-    return field(default=default, metadata={"help": help, "flags": flags, "arguments": arguments})
+    metadata = {"help": help, "flags": flags, "arguments": arguments}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def subset(options: Any, of: type) -> dict[str, Any]:
+    """The values of the fields that the dataclass `of` has, by name: keywords for it."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(of)}
+
+
+def changed(options: Any, of: type) -> list[str]:
+    """Names of the fields of the dataclass `of` whose value isn't the default."""
+    return [f.name for f in dataclasses.fields(of) if getattr(options, f.name) != f.default]
+
+
+# --- Types that argparse checks -----------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    return _at_least(1, int(text))
+
+
+def whole(text: str) -> int:
+    return _at_least(0, int(text))
+
+
+def factor(text: str) -> float:
+    return _at_least(1, float(text))
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {value}; give 0 to 1")
+    return value
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _at_least(lowest: int, value: Number) -> Number:
+    if not lowest <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {value}; give {lowest} or more")
+    return value
