@@ -87,7 +87,7 @@ def median_ms(work, items, rounds):
 
 def parts(dataset, config, items, rounds):
     """Medians of the parts of loading without augmentation."""
-    grid = Sampler(dataset, config, None, None)._grid
+    anchors = Sampler(dataset, config, None, None).anchors
     rng = np.random.default_rng(0)
     done = {}
     for i in items:
@@ -95,7 +95,7 @@ def parts(dataset, config, items, rounds):
         plan = plan_resize(image.shape, config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM)
         shape = config.IMAGE_SHAPE[:2]
         matrix = total_matrix(plan, image.shape, shape)
-        molded = _render(image, plan, matrix, shape, PLAIN)
+        molded = _render(image, plan, matrix, PLAIN)
         instances = place_all(*dataset.load_outlines(i), matrix, shape)
         class_ids, boxes, _ = as_arrays(instances, shape, config.MINI_MASK_SHAPE)
         done[i] = image, plan, matrix, molded, instances, class_ids, boxes
@@ -104,11 +104,11 @@ def parts(dataset, config, items, rounds):
     mean = np.tile(np.asarray(config.MEAN_PIXEL, np.float32), shape[1])
     works = {
         "decode": lambda i: read_image(dataset.image_info[i]["path"], apply_exif=False),
-        "resize": lambda i: _render(done[i][0], done[i][1], done[i][2], shape, PLAIN),
+        "resize": lambda i: _render(done[i][0], done[i][1], done[i][2], PLAIN),
         "outlines": lambda i: dataset.load_outlines(i),
         "boxes": lambda i: place_all(*dataset.load_outlines(i), done[i][2], shape),
         "mini_masks": lambda i: as_arrays(done[i][4], shape, config.MINI_MASK_SHAPE),
-        "rpn_targets": lambda i: build_rpn_targets(None, grid, *done[i][5:], config, rng=rng),
+        "rpn_targets": lambda i: build_rpn_targets(None, anchors, *done[i][5:], config, rng=rng),
         "mold": lambda i: np.subtract(
             done[i][3].reshape(shape[0], -1), mean, out=out.reshape(shape[0], -1)
         ),

@@ -70,7 +70,7 @@ def main():
 
 def losses_now(model, dataset, steps):
     """Mean of each loss over the images, as validation takes it."""
-    from mrcnn.data.generators import BatchLoader
+    from mrcnn.data.loader import BatchLoader
     from mrcnn.training.step import Trainer, make_optimizer
 
     config = model.config

@@ -17,7 +17,8 @@ from mrcnn.core import classes
 from mrcnn.core.boxes import compute_backbone_shapes, config_anchors, denorm_boxes, norm_boxes
 from mrcnn.core.image import compose_image_meta, mold_image, parse_image_meta, unmold_image
 from mrcnn.data.dataset import Dataset
-from mrcnn.data.generators import DataGenerator, data_generator, load_image_gt
+from mrcnn.data.generators import DataGenerator, data_generator
+from mrcnn.data.samples import load_image_gt
 from mrcnn.data.targets import build_detection_targets, build_rpn_targets, generate_random_rois
 from mrcnn.network import build as network
 from mrcnn.network import detection, pretrained, weights

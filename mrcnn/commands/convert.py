@@ -1,41 +1,80 @@
-"""DeepFashion2 annotations -> COCO JSON, one file for each split.
+"""`convert_to_coco.py`: DeepFashion2 annotations -> COCO JSON, one file for each split.
 
-    python convert_to_coco.py --data data/deepfashion2 --splits train validation
-
-reads `<data>/<split>/image/*.jpg` and `<data>/<split>/annos/*.json` and writes
-`<split>_coco.json` and `<split>.problems.csv` into `<data>` or `--output_dir`. What a record holds
-and how it is checked: mrcnn/deepfashion2/records.py.
-
-    python convert_to_coco.py --make_demo data/demo --images 200
-
-makes a small data set of the same layout with drawn garments, to try the commands with.
+Reads `<data>/<split>/image/*.jpg` and `<data>/<split>/annos/*.json`, writes `<split>_coco.json`
+and `<split>.problems.csv`. What a record holds and how it is checked:
+mrcnn/deepfashion2/records.py. With --make_demo it draws a small data set of the same layout.
 """
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from mrcnn.commands.arguments import Help, add_options, from_arguments
+from mrcnn.core.options import option, positive
+from mrcnn.core.processes import sigterm_interrupts, usable_cpus
 from mrcnn.deepfashion2.converter import ANNOTATED_SPLITS, Summary, convert_split, has_split
 from mrcnn.deepfashion2.records import Form
 
-DEFAULT_DATA = "data/deepfashion2"
 # Each process takes about 55 MB: a machine with many cores shouldn't pay for idle ones.
 MOST_WORKERS = 8
+EPILOG = """\
+examples:
+  python convert_to_coco.py --data data/deepfashion2 --splits train validation
+  python convert_to_coco.py --make_demo data/demo --images 200
+
+exit status: 0; 1 if a split has nothing usable, or with --strict any problem; 2 if there is
+nothing to convert or the results can't be written; 130 after Ctrl-C"""
+
+_demo = partial(option, group="demo data: drawn images, to try the commands without the data set")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What is converted, into which form; or which demo data are made."""
+
+    data: Path = option(
+        Path("data/deepfashion2"),
+        "folder that holds the splits; each holds image/ and annos/",
+        metavar="DIR",
+    )
+    splits: tuple[str, ...] = option(
+        ANNOTATED_SPLITS,
+        "folders to convert; one without annos/, such as test, gives an images-only file",
+        nargs="+",
+        metavar="SPLIT",
+    )
+    output_dir: Path | None = option(
+        None, "folder for the results; if not given, --data", metavar="DIR"
+    )
+    keypoints: bool = option(False, "add the landmarks as COCO keypoints, 294 points")
+    limit: int | None = option(None, "convert only the first N images of each split", type=positive)
+    workers: int | None = option(
+        None,
+        "processes; the results are the same for any number; if not given, one for each CPU, "
+        f"{MOST_WORKERS} at most",
+        type=positive,
+    )
+    dry_run: bool = option(False, "check everything and write nothing")
+    strict: bool = option(False, "exit with 1 if there is any problem in the data")
+    compat: str | None = option(
+        None,
+        "official: the fields and values of the data set's own converter (area = w*h, boxes and "
+        "polygons as annotated, keypoints), to compare with published numbers",
+        choices=["official"],
+    )
+    make_demo: Path | None = _demo(None, "make such a data set in DIR and stop", metavar="DIR")
+    images: int = _demo(200, "number of images", type=positive)
+    seed: int = _demo(0, "another seed draws other images")
 
 
 def missing_data_message(folder: str | os.PathLike[str]) -> str:
-    """What to tell a user whose DeepFashion2 folder is missing or laid out otherwise.
-
-    Args:
-        folder: where the data set was looked for.
-    """
+    """What to tell a user whose DeepFashion2 folder is missing or laid out otherwise."""
+    train, validation = Path(folder) / "train", Path(folder) / "validation"
     return f"""\
 No DeepFashion2 images and annotations were found in {os.fspath(folder)!r}.
 
@@ -45,174 +84,101 @@ kinds of garments. It can't be shipped with this project. To get it:
      its authors send you the password of the zip files.
   2. Download train.zip and validation.zip and unzip them into {os.fspath(folder)!r}.
   3. The folder must then look like this:
-       {Path(folder) / "train" / "image" / "000001.jpg"}
-       {Path(folder) / "train" / "annos" / "000001.json"}
-       {Path(folder) / "validation" / "image" / "000001.jpg"}
-       {Path(folder) / "validation" / "annos" / "000001.json"}
+       {train / "image" / "000001.jpg"}
+       {train / "annos" / "000001.json"}
+       {validation / "image" / "000001.jpg"}
+       {validation / "annos" / "000001.json"}
 If it lies elsewhere, give its folder with --data. To try the commands without it, make drawn
 images of the same layout: python convert_to_coco.py --make_demo data/demo --images 200"""
 
 
-def usable_cpus() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line of convert_to_coco.py."""
     parser = argparse.ArgumentParser(
         description="Converts DeepFashion2 annotations to COCO JSON, one file for each split.",
-        epilog="Exit status: 0; 1 if a split has nothing usable, or with --strict any problem; 2 "
-        "if there is nothing to convert or the results can't be written; 130 after Ctrl-C.",
+        epilog=EPILOG,
+        formatter_class=Help,
     )
-    add = parser.add_argument
-    add(
-        "--data",
-        type=Path,
-        default=Path(DEFAULT_DATA),
-        metavar="DIR",
-        help="folder that holds the splits; each holds image/ and annos/ (default: %(default)s)",
-    )
-    add(
-        "--splits",
-        nargs="+",
-        default=list(ANNOTATED_SPLITS),
-        metavar="SPLIT",
-        help="folders to convert; one without annos/, such as test, gives an images-only file "
-        "(default: train validation)",
-    )
-    add("--output_dir", type=Path, metavar="DIR", help="for the results (default: that of --data)")
-    add("--keypoints", action="store_true", help="add the landmarks as COCO keypoints, 294 points")
-    add("--limit", type=_positive, metavar="N", help="the first N images of each split only")
-    add(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        default=min(usable_cpus(), MOST_WORKERS),
-        help="processes; the results are the same for any number (default here: %(default)s)",
-    )
-    add("--dry_run", action="store_true", help="check all and write nothing")
-    add("--strict", action="store_true", help="exit with 1 if there is any problem in the data")
-    add(
-        "--compat",
-        choices=["official"],
-        help="official: the fields and values of the data set's own converter (area = w*h, boxes "
-        "and polygons as annotated, keypoints), to compare with published numbers",
-    )
-    demo = parser.add_argument_group("drawn images, to try the commands without the data set")
-    demo.add_argument(
-        "--make_demo", type=Path, metavar="DIR", help="make such a data set in DIR and stop"
-    )
-    demo.add_argument("--images", type=_positive, default=200, help="how many (default: 200)")
-    demo.add_argument("--seed", type=int, default=0, help="another one draws others (default: 0)")
+    add_options(parser, ConvertOptions)
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}; give 1 or more")
-    return value
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv`, or this process's; returns the exit status."""
+    return run_convert(from_arguments(ConvertOptions, build_parser().parse_args(argv)))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-        argv: arguments without the program's name; None takes those of the process.
-
-    Returns:
-        Exit status: 0; 1 if a split has nothing usable, or with --strict any problem; 2 if
-        there is nothing to convert or the results can't be written; 130 after Ctrl-C.
-    """
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    for split in args.splits:
+def run_convert(options: ConvertOptions) -> int:
+    """Converts or makes demo data, and says what happened; returns the exit status, see EPILOG."""
+    for split in options.splits:
         if Path(split).name != split:
-            parser.error(f"--splits got {split!r}; give the names of folders in --data")
+            return _fail(f"--splits got {split!r}; give the names of folders in --data")
     try:
-        with _ended_by_sigterm():
-            return _make_demo(args) if args.make_demo else _convert(args)
+        with sigterm_interrupts():
+            return _make_demo(options) if options.make_demo else _convert(options)
     except KeyboardInterrupt:
         print("Interrupted; unfinished files were removed.", file=sys.stderr)
         return 130
     except BrokenProcessPool:
-        text = "A worker process was killed, perhaps for want of memory; try --workers 1."
-        print(text, file=sys.stderr)
-        return 2
+        return _fail("A worker process was killed, perhaps for lack of memory; try --workers 1.")
     except OSError as error:
-        where = "--make_demo" if args.make_demo else "--output_dir"
-        print(f"Cannot write: {error}. Choose a folder with {where}.", file=sys.stderr)
-        return 2
+        where = "--make_demo" if options.make_demo else "--output_dir"
+        return _fail(f"Cannot write: {error}. Choose a folder with {where}.")
 
 
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Makes a polite kill clean up like Ctrl-C does."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # where Python forbids it
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _convert(args: argparse.Namespace) -> int:
-    splits = [s for s in dict.fromkeys(args.splits) if has_split(args.data / s)]
-    if not splits:
-        print(missing_data_message(args.data), file=sys.stderr)
-        return 2
-    for split in args.splits:
-        if split not in splits:
-            print(f"{split}: skipped, no images in image/ and annos/ in {args.data / split}")
-    output = args.output_dir or args.data
-    if not args.dry_run:
-        output.mkdir(parents=True, exist_ok=True)
-    form = Form(args.keypoints, args.compat == "official")
-    options = {"limit": args.limit, "workers": args.workers, "dry_run": args.dry_run}
-    status = 0
-    for split in splits:
-        summary = convert_split(args.data / split, output, form, **options)
-        status = max(status, _report(summary, args, output))
+def _fail(message: str, status: int = 2) -> int:
+    print(message, file=sys.stderr)
     return status
 
 
-def _report(summary: Summary, args: argparse.Namespace, output: Path) -> int:
+def _convert(options: ConvertOptions) -> int:
+    splits = [s for s in dict.fromkeys(options.splits) if has_split(options.data / s)]
+    if not splits:
+        return _fail(missing_data_message(options.data))
+    for split in options.splits:
+        if split not in splits:
+            print(f"{split}: skipped, no images in image/ and annos/ in {options.data / split}")
+    output = options.output_dir or options.data
+    if not options.dry_run:
+        output.mkdir(parents=True, exist_ok=True)
+    status = 0
+    for split in splits:
+        summary = convert_split(
+            options.data / split,
+            output,
+            Form(options.keypoints, options.compat == "official"),
+            limit=options.limit,
+            workers=options.workers or min(usable_cpus(), MOST_WORKERS),
+            dry_run=options.dry_run,
+        )
+        status = max(status, _report(summary, options, output))
+    return status
+
+
+def _report(summary: Summary, options: ConvertOptions, output: Path) -> int:
     """Prints a split's summary; returns its exit status."""
-    print(summary)
     split = summary.split
     table = output / f"{split}.problems.csv"
-    if args.dry_run:
-        print("nothing written, as asked for\n")
-    else:
-        print(f"written: {output / f'{split}_coco.json'}, {table}\n")
-    listed = "" if args.dry_run else f"; see {table}"
-    if not summary.images or (not summary.items and (args.data / split / "annos").is_dir()):
-        print(f"{split} has no usable item{listed}", file=sys.stderr)
-        return 1
-    if args.strict and summary.problems:
-        print(f"{split} has problems, and --strict was given{listed}", file=sys.stderr)
-        return 1
+    written = f"written: {output / f'{split}_coco.json'}, {table}"
+    print(f"{summary}\n{'dry run: nothing written' if options.dry_run else written}\n")
+    listed = "" if options.dry_run else f"; see {table}"
+    has_items = summary.items or not (options.data / split / "annos").is_dir()
+    if not (summary.images and has_items):
+        return _fail(f"{split} has no usable item{listed}", 1)
+    if options.strict and summary.problems:
+        return _fail(f"{split} has problems, and --strict was given{listed}", 1)
     return 0
 
 
-def _make_demo(args: argparse.Namespace) -> int:
+def _make_demo(options: ConvertOptions) -> int:
     from mrcnn.deepfashion2.demo.scenes import make_demo
 
+    assert options.make_demo
     try:
-        counts = make_demo(args.make_demo, args.images, args.seed)
+        counts = make_demo(options.make_demo, options.images, options.seed)
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _fail(str(error))
     made = ", ".join(f"{count} of {split}" for split, count in counts.items())
-    print(f"Drawn images: {made}, in {args.make_demo}. Next:")
-    print(f"  python convert_to_coco.py --data {args.make_demo}")
+    print(f"Drawn images: {made}, in {options.make_demo}. Next:")
+    print(f"  python convert_to_coco.py --data {options.make_demo}")
     return 0

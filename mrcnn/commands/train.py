@@ -188,7 +188,7 @@ def run_train(options: TrainOptions) -> int:
     augmentation = _augmentation(options, visits)
     import_tensorflow()
 
-    from mrcnn.data.samples import PictureError
+    from mrcnn.data.samples import ImageLoadError
     from mrcnn.training.stopping import TrainingStopped, WorkerLost
 
     model = _make_model(options, visits.sum(), val_set.num_images)
@@ -231,7 +231,7 @@ def run_train(options: TrainOptions) -> int:
         return 130
     except (FloatingPointError, WorkerLost) as error:
         raise UsageError(str(error), status=3) from error
-    except PictureError as error:
+    except ImageLoadError as error:
         raise UsageError(
             f"{error}\nFix it; the same command with --weights last then continues from the last "
             "checkpoint"

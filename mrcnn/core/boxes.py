@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+Shape = Sequence[int] | np.ndarray  # (height, width, ...)
+
 # Temporaries of the pairwise loops hold about this many numbers, so that they stay in cache.
 _BLOCK = 1 << 16
 
@@ -168,7 +170,7 @@ def box_refinement(box: ArrayLike, gt_box: ArrayLike) -> np.ndarray:
     return np.concatenate([shift, np.log(gt_size / size)], axis=1)
 
 
-def norm_boxes(boxes: ArrayLike, shape: Sequence[int]) -> np.ndarray:
+def norm_boxes(boxes: ArrayLike, shape: Shape) -> np.ndarray:
     """Pixel boxes -> normalized boxes.
 
     Args:
@@ -183,13 +185,13 @@ def norm_boxes(boxes: ArrayLike, shape: Sequence[int]) -> np.ndarray:
     return np.asarray((np.asarray(boxes) - shift) / scale, np.float32)
 
 
-def denorm_boxes(boxes: ArrayLike, shape: Sequence[int]) -> np.ndarray:
+def denorm_boxes(boxes: ArrayLike, shape: Shape) -> np.ndarray:
     """The inverse of `norm_boxes`: [..., 4] int32 pixels; halves round to even."""
     shift, scale = _frame(shape)
     return np.asarray(np.around(np.asarray(boxes) * scale + shift), np.int32)
 
 
-def _frame(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _frame(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """The shift and scale between pixel and normalized boxes, [4] each."""
     height, width = (int(side) for side in shape[:2])
     # y2/x2 lie one pixel outside the box in pixels but on its last pixel when normalized.
@@ -202,7 +204,7 @@ def trim_zeros(x: ArrayLike) -> np.ndarray:
     return np.asarray(x[(x != 0).any(axis=1)])
 
 
-def backbone_shapes(image_shape: Sequence[int], strides: ArrayLike) -> np.ndarray:
+def backbone_shapes(image_shape: Shape, strides: ArrayLike) -> np.ndarray:
     """Sizes of the feature maps of an image.
 
     Args:
@@ -219,7 +221,7 @@ def backbone_shapes(image_shape: Sequence[int], strides: ArrayLike) -> np.ndarra
 def generate_anchors(
     scales: ArrayLike,
     ratios: ArrayLike,
-    shape: Sequence[int],
+    shape: Shape,
     feature_stride: int,
     anchor_stride: int,
 ) -> np.ndarray:
@@ -276,7 +278,7 @@ def generate_pyramid_anchors(
 
 
 def pyramid_anchors(
-    image_shape: Sequence[int],
+    image_shape: Shape,
     scales: Sequence[float],
     ratios: ArrayLike,
     strides: Sequence[int],
@@ -299,14 +301,14 @@ def pyramid_anchors(
     return generate_pyramid_anchors(scales, ratios, shapes, strides, anchor_stride)
 
 
-def compute_backbone_shapes(config: Any, image_shape: Sequence[int]) -> np.ndarray:
+def compute_backbone_shapes(config: Any, image_shape: Shape) -> np.ndarray:
     """Sizes of a configuration's feature maps, P2..P6: int [levels, (height, width)] cells."""
     if callable(config.BACKBONE):
         return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
     return backbone_shapes(image_shape, config.BACKBONE_STRIDES)
 
 
-def config_anchors(config: Any, image_shape: Sequence[int]) -> np.ndarray:
+def config_anchors(config: Any, image_shape: Shape) -> np.ndarray:
     """`pyramid_anchors` by what a `Config` says: [A, (y1, x1, y2, x2)] float64 pixels."""
     return pyramid_anchors(
         image_shape,

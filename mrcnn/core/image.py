@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mrcnn.core.boxes import Shape
 from mrcnn.core.reading import ImageError as ImageError  # from here too
 from mrcnn.core.reading import read_image as read_image
 
@@ -28,7 +29,7 @@ Padding = list[tuple[int, int]]
 
 def resize(
     image: ArrayLike,
-    output_shape: Sequence[int],
+    output_shape: Shape,
     order: int = 1,
     mode: str = "constant",
     cval: float = 0,
@@ -195,7 +196,7 @@ class ResizePlan(NamedTuple):
 
 
 def plan_resize(
-    shape: Sequence[int],
+    shape: Shape,
     min_dim: int | None = None,
     max_dim: int | None = None,
     min_scale: float | None = None,
@@ -253,7 +254,7 @@ def _scale_for(
     return max_dim / longest if max_dim and round(longest * scale) > max_dim else scale
 
 
-def scaled_shape(shape: Sequence[int], scale: float) -> tuple[int, int]:
+def scaled_shape(shape: Shape, scale: float) -> tuple[int, int]:
     """(height, width) after scaling, in pixels: halves round to even, at least 1 each."""
     height, width = (max(1, round(int(side) * scale)) for side in shape)
     return height, width
@@ -288,7 +289,7 @@ def _nearest(old: int, new: int) -> np.ndarray:
     return np.minimum((np.arange(new) * step + 0.5).astype(np.intp), old - 1)
 
 
-def minimize_mask(bbox: ArrayLike, mask: np.ndarray, mini_shape: Sequence[int]) -> np.ndarray:
+def minimize_mask(bbox: ArrayLike, mask: np.ndarray, mini_shape: Shape) -> np.ndarray:
     """Stores masks small: each cropped to its box and resized.
 
     Args:
@@ -314,7 +315,7 @@ def minimize_mask(bbox: ArrayLike, mask: np.ndarray, mini_shape: Sequence[int]) 
     return mini
 
 
-def expand_mask(bbox: ArrayLike, mini_mask: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+def expand_mask(bbox: ArrayLike, mini_mask: np.ndarray, image_shape: Shape) -> np.ndarray:
     """Mini-masks -> masks of full size; the inverse of `minimize_mask`, but for lost detail.
 
     Args:
@@ -331,7 +332,7 @@ def expand_mask(bbox: ArrayLike, mini_mask: np.ndarray, image_shape: Sequence[in
     return mask
 
 
-def unmold_mask(mask: ArrayLike, bbox: ArrayLike, image_shape: Sequence[int]) -> np.ndarray:
+def unmold_mask(mask: ArrayLike, bbox: ArrayLike, image_shape: Shape) -> np.ndarray:
     """The mask head's output -> a mask of the image's size.
 
     Args:
@@ -347,7 +348,7 @@ def unmold_mask(mask: ArrayLike, bbox: ArrayLike, image_shape: Sequence[int]) ->
     return np.asarray(pasted[:, :, 0])
 
 
-def paste_masks(masks: ArrayLike, boxes: ArrayLike, image_shape: Sequence[int]) -> np.ndarray:
+def paste_masks(masks: ArrayLike, boxes: ArrayLike, image_shape: Shape) -> np.ndarray:
     """`unmold_mask` for all instances of an image at once.
 
     Args:
@@ -419,8 +420,8 @@ def unmold_image(normalized_images: np.ndarray, config: Any) -> np.ndarray:
 
 def compose_image_meta(
     image_id: Any,
-    original_image_shape: Sequence[int],
-    image_shape: Sequence[int],
+    original_image_shape: Shape,
+    image_shape: Shape,
     window: Sequence[int],
     scale: float,
     active_class_ids: Sequence[int] | np.ndarray,

@@ -2,47 +2,31 @@
 
 import runpy
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mrcnn.core.files import PathLike
 from mrcnn.data.policy import DEFAULT, FLIP, STRONG, ZOOM, Policy
 
 # imgaug counts its random generators and switches prefetching in globals, so that threads in it
 # at once could change each other's choices.
 _LOCK = threading.Lock()
 
+Augmenter = Any  # imgaug.augmenters.Augmenter
 
-def default_augmentation(zoom=0.0):
-    """An imgaug augmenter for garments on people.
-
-    Mirrors every other image; scales by 0.8..1.25, shifts by up to 10 % of a side and turns
-    by up to 8 degrees (people stand upright) in 70 %; changes brightness and contrast by up to
-    25 %, and hue and saturation a little, in 60 %.
-
-    Args:
-        zoom: share of images that are instead enlarged 1.3 to 2.8 times around any point, so
-            that full-length photos also teach portraits and close-ups.
-    """
-    from imgaug import augmenters as iaa
-
-    shift = (-0.1, 0.1)
-    move = iaa.Affine(scale=(0.8, 1.25), translate_percent={"x": shift, "y": shift}, rotate=(-8, 8))
-    colour = [
-        iaa.Multiply((0.75, 1.25)),
-        iaa.LinearContrast((0.75, 1.25)),
-        iaa.AddToHueAndSaturation(value_hue=(-10, 10), value_saturation=(-30, 30)),
-    ]
-    places = {"x": (-0.35, 0.35), "y": (-0.7, 0.7)}  # people stand in the middle column
-    enlarge = iaa.Affine(scale=(1.3, 2.8), translate_percent=places, rotate=(-8, 8))
-    geometry = iaa.Sometimes(zoom, enlarge, iaa.Sometimes(0.7, move))
-    return iaa.Sequential([iaa.Fliplr(0.5), geometry, iaa.Sometimes(0.6, colour)])
+NAMED: dict[Any, Policy | None] = {
+    "none": None,
+    "flip": FLIP,
+    "default": DEFAULT,
+    "zoom": ZOOM,
+    "strong": STRONG,
+}
 
 
-NAMED = {"none": None, "flip": FLIP, "default": DEFAULT, "zoom": ZOOM, "strong": STRONG}
-
-
-def make_augmentation(spec):
+def make_augmentation(spec: PathLike) -> Policy | Augmenter | None:
     """What `--augment` names.
 
     Args:
@@ -70,7 +54,7 @@ def make_augmentation(spec):
     return _from_file(path)
 
 
-def _from_file(path):
+def _from_file(path: Path) -> Policy | Augmenter:
     from imgaug import augmenters as iaa
 
     try:
@@ -91,24 +75,22 @@ def _from_file(path):
     return found
 
 
-def check_augmentation(augmentation):
-    """Raises what using it would: TypeError for what is no augmenter, ValueError for blind ones.
-
-    Args:
-        augmentation: `Policy`, imgaug augmenter or None.
-    """
+def check_augmentation(augmentation: Policy | Augmenter | None) -> None:
+    """Raises what using it would: TypeError for what is no augmenter, ValueError for blind ones."""
     if not (augmentation is None or isinstance(augmentation, Policy)):
         _refuse_blind_augmenters(_checked(augmentation))
 
 
-def seeded(augmentation, rng):
+def seeded(augmentation: Augmenter, rng: np.random.Generator) -> Augmenter:
     """A copy of an imgaug augmenter whose choices follow from a numpy Generator alone."""
     augmentation = _checked(augmentation).deepcopy()
     augmentation.seed_(int(rng.integers(2**31)))
     return augmentation
 
 
-def augment_with_masks(augmentation, image, mask):
+def augment_with_masks(
+    augmentation: Augmenter, image: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Applies an augmenter to an image and its masks in the same way.
 
     Whatever moves pixels moves those of the masks too, by nearest neighbours; augmenters of
@@ -131,12 +113,14 @@ def augment_with_masks(augmentation, image, mask):
     return augmented, _unpack(packed, mask.shape[-1])
 
 
-def augment_packed(augmentation, image, packed):
+def augment_packed(
+    augmentation: Augmenter, image: np.ndarray, packed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """As `augment_with_masks`, for masks of a bit each: uint8 [H, W, n], n >= 1."""
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
 
     _refuse_blind_augmenters(_checked(augmentation))
-    _repeat_masks_with_pictures(augmentation)
+    _repeat_masks_with_images(augmentation)
     segmap = SegmentationMapsOnImage(packed, shape=image.shape)
     with _LOCK:
         augmented, segmap = augmentation(image=image, segmentation_maps=segmap)
@@ -148,7 +132,7 @@ def augment_packed(augmentation, image, packed):
     return augmented, segmap.get_arr()
 
 
-def _pack(mask):
+def _pack(mask: np.ndarray) -> np.ndarray:
     """bool [H, W, N] -> uint8 [H, W, ceil(N / 8), at least 1]: a bit a mask.
 
     Values of segmentation maps are never mixed, so eight masks can travel in one channel.
@@ -159,11 +143,11 @@ def _pack(mask):
     return packed
 
 
-def _unpack(packed, count):
+def _unpack(packed: np.ndarray, count: int) -> np.ndarray:
     return np.unpackbits(packed, axis=-1, count=count, bitorder="little").view(bool)
 
 
-def _checked(augmentation):
+def _checked(augmentation: Augmenter) -> Augmenter:
     from imgaug import augmenters as iaa
 
     if not isinstance(augmentation, iaa.Augmenter):
@@ -174,8 +158,13 @@ def _checked(augmentation):
     return augmentation
 
 
-def _refuse_blind_augmenters(augmentation):
-    for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
+def _all_of(augmentation: Augmenter) -> Iterator[Augmenter]:
+    yield augmentation
+    yield from augmentation.get_all_children(flat=True)
+
+
+def _refuse_blind_augmenters(augmentation: Augmenter) -> None:
+    for augmenter in _all_of(augmentation):
         if _is_blind(augmenter):
             raise ValueError(
                 f"{type(augmenter).__name__} ({augmenter.name}) changes images but would not "
@@ -185,17 +174,17 @@ def _refuse_blind_augmenters(augmentation):
             )
 
 
-def _repeat_masks_with_pictures(augmentation):
+def _repeat_masks_with_images(augmentation: Augmenter) -> None:
     """Where an image is continued beyond its border by its mirror image, so are the masks.
 
     imgaug leaves them empty there: garments without a mask. The original mirrors them too.
     """
-    for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
+    for augmenter in _all_of(augmentation):
         if hasattr(augmenter, "_mode_segmentation_maps"):
             augmenter._mode_segmentation_maps = None  # imgaug's word for: as the image
 
 
-def _is_blind(augmenter):
+def _is_blind(augmenter: Augmenter) -> bool:
     """Whether an augmenter may move an image's pixels but surely not those of its masks."""
     from imgaug import augmenters as iaa
 

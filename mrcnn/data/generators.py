@@ -1,6 +1,6 @@
 """matterport's generators of training data, for code that calls them.
 
-`MaskRCNN.train()` is fed by `mrcnn.data.loader.BatchLoader`, which is importable from here too.
+`MaskRCNN.train()` is fed by `mrcnn.data.loader.BatchLoader`.
 
 Letters in shapes: B batch, H, W molded image, A anchors, M numbers of image meta, N instances,
 G MAX_GT_INSTANCES, R RPN_TRAIN_ANCHORS_PER_IMAGE; h, w stored masks: MINI_MASK_SHAPE with
@@ -9,29 +9,26 @@ exclusive.
 """
 
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from mrcnn.data.augmentation import default_augmentation
-from mrcnn.data.loader import BatchLoader
-from mrcnn.data.samples import Sampler, load_image_gt
+from mrcnn.config import Config
+from mrcnn.data.dataset import Dataset
+from mrcnn.data.samples import Sampler
 
-__all__ = [
-    "BatchLoader",
-    "DataGenerator",
-    "data_generator",
-    "default_augmentation",
-    "load_image_gt",
-]
+Batch = tuple[list[np.ndarray], list[np.ndarray]]
 
 
-def _stack(arrays_of_pictures):
-    return [np.stack(arrays) for arrays in zip(*arrays_of_pictures, strict=True)]
+def _stack(arrays_of_images: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.stack(arrays) for arrays in zip(*arrays_of_images, strict=True)]
 
 
-def _batches(sampler, image_ids, batch_size):
+def _batches(sampler: Sampler, image_ids: Iterable[int], batch_size: int) -> Iterator[Batch]:
     """Yields (inputs, outputs) from an endless series of ids, passing over empty images."""
-    batch, passed = [], 0
+    batch: list[Batch] = []
+    passed = 0
     for image_id in image_ids:
         sample = sampler.load(image_id)
         passed = 0 if sample else passed + 1
@@ -45,7 +42,7 @@ def _batches(sampler, image_ids, batch_size):
             batch = []
 
 
-def _endless(image_ids, shuffle):
+def _endless(image_ids: Any, shuffle: bool) -> Iterator[int]:
     image_ids = np.array(image_ids)
     while True:
         if shuffle:
@@ -54,36 +51,36 @@ def _endless(image_ids, shuffle):
 
 
 def data_generator(
-    dataset,
-    config,
-    shuffle=True,
-    augment=False,
-    augmentation=None,
-    random_rois=0,
-    batch_size=1,
-    detection_targets=False,
-    no_augmentation_sources=None,
-):
+    dataset: Dataset,
+    config: Config,
+    shuffle: bool = True,
+    augment: bool = False,
+    augmentation: Any = None,
+    random_rois: int = 0,
+    batch_size: int = 1,
+    detection_targets: bool = False,
+    no_augmentation_sources: Sequence[str] | None = None,
+) -> Iterator[Batch]:
     """matterport's endless generator of batches; images without objects are passed over.
 
     Args:
-        dataset: a prepared `Dataset`.
-        config: `Config` of the model that is to be trained.
+        dataset: prepared.
+        config: of the model that is to be trained.
         shuffle: new order in each pass; from NumPy's global state, as all choices here.
         augment: deprecated, see `load_image_gt`.
         augmentation: imgaug augmenter or None.
-        random_rois: int, so many random RoIs an image are added to the inputs.
-        batch_size: int, B.
+        random_rois: so many random RoIs an image are added to the inputs.
+        batch_size: B.
         detection_targets: with `random_rois`, add the targets of the heads too.
-        no_augmentation_sources: list of sources whose images are not augmented, or None.
+        no_augmentation_sources: sources whose images are not augmented.
 
     Yields:
-        inputs: list of images float32 [B, H, W, 3] molded, image_meta float64 [B, M],
+        inputs: images float32 [B, H, W, 3] molded, image_meta float64 [B, M],
             rpn_match int32 [B, A, 1], rpn_bbox float64 [B, R, 4], gt_class_ids int32 [B, G],
             gt_boxes int32 [B, G, 4], gt_masks bool [B, h, w, G], then with random_rois
             rpn_rois int32 [B, random_rois, 4], then with detection_targets the chosen rois
             int32 [B, T, 4] (see `mrcnn.data.targets.build_detection_targets`, also for outputs).
-        outputs: list, empty unless detection_targets; then class ids int32 [B, T, 1],
+        outputs: empty unless detection_targets; then class ids int32 [B, T, 1],
             box deltas [B, T, NUM_CLASSES, 4], masks [B, T, *MASK_SHAPE, NUM_CLASSES].
 
     Raises:
@@ -112,15 +109,15 @@ class DataGenerator:
 
     def __init__(
         self,
-        dataset,
-        config,
-        shuffle=True,
-        augmentation=None,
-        random_rois=0,
-        batch_size=None,
-        detection_targets=False,
-        no_augmentation_sources=None,
-    ):
+        dataset: Dataset,
+        config: Config,
+        shuffle: bool = True,
+        augmentation: Any = None,
+        random_rois: int = 0,
+        batch_size: int | None = None,
+        detection_targets: bool = False,
+        no_augmentation_sources: Sequence[str] | None = None,
+    ) -> None:
         self._sampler = Sampler(
             dataset,
             config,
@@ -134,16 +131,16 @@ class DataGenerator:
         self.image_ids = np.array(dataset.image_ids)
         self.on_epoch_end()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.image_ids) // self.batch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         ids = np.roll(self.image_ids, -index * self.batch_size)
         return next(_batches(self._sampler, itertools.cycle(ids), self.batch_size))
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """Draws a new order, if shuffling."""
         if self.shuffle:
             np.random.shuffle(self.image_ids)

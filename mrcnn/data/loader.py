@@ -11,12 +11,16 @@ import contextlib
 import itertools
 import math
 import time
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from mrcnn.config import Config
 from mrcnn.data.augmentation import check_augmentation
+from mrcnn.data.dataset import Dataset
 from mrcnn.data.samples import Sampler
 from mrcnn.data.sampling import checked_factors, epoch_order
 
@@ -37,25 +41,24 @@ class BatchLoader:
     `load_outlines`, such as `CocoDataset`, is loaded without a full-size mask anywhere.
 
     Args:
-        dataset: a prepared `Dataset`.
-        config: `Config` of the model that is to be trained.
-        batch_size: int, B, over all shards.
+        dataset: prepared.
+        config: of the model that is to be trained.
+        batch_size: B, over all shards.
         shuffle: False takes the images in the order of their ids.
         augmentation: imgaug augmenter, `mrcnn.data.policy.Policy` or None.
-        no_augmentation_sources: list of sources whose images are not augmented, or None.
-        seed: int >= 0. Order and augmentation follow from it and the epoch.
-        workers: int, threads; with 0 the caller's thread loads.
-        prefetch: int, batches to load ahead; each takes the memory of a batch.
-        repeat_factors: float [num_images] from `mrcnn.data.sampling.image_weights`, or None for one
-            visit of each image in a pass.
+        no_augmentation_sources: sources whose images are not augmented.
+        seed: >= 0. Order and augmentation follow from it and the epoch.
+        workers: threads; with 0 the caller's thread loads.
+        prefetch: batches to load ahead; each takes the memory of a batch.
+        repeat_factors: float [num_images] from `mrcnn.data.sampling.image_weights`, or None for
+            one visit of each image in a pass.
         shard: (index, count): of each batch only the images index * B / count ... are loaded
             and given, so that `count` processes share the work and together see the batch that
             a single one would.
 
     Attributes:
-        dataset, config, batch_size, shuffle, seed, workers, prefetch: as given.
-        pictures_a_step: int, b: this shard's images in a batch.
-        wait_seconds: float, time that consumers have waited for images so far.
+        images_per_step: b, this shard's images in a batch.
+        wait_seconds: time that consumers have waited for images so far.
 
     Raises:
         ValueError: if dataset and configuration do not fit each other, or the shard the batch,
@@ -65,19 +68,19 @@ class BatchLoader:
 
     def __init__(
         self,
-        dataset,
-        config,
+        dataset: Dataset,
+        config: Config,
         *,
-        batch_size,
-        shuffle,
-        augmentation=None,
-        no_augmentation_sources=None,
-        seed=0,
-        workers=2,
-        prefetch=2,
-        repeat_factors=None,
-        shard=(0, 1),
-    ):
+        batch_size: int,
+        shuffle: bool,
+        augmentation: Any = None,
+        no_augmentation_sources: Sequence[str] | None = None,
+        seed: int = 0,
+        workers: int = 2,
+        prefetch: int = 2,
+        repeat_factors: ArrayLike | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
         check_augmentation(augmentation)
         self._sampler = Sampler(dataset, config, augmentation, no_augmentation_sources)
         self.dataset, self.config = dataset, config
@@ -85,12 +88,12 @@ class BatchLoader:
         self._image_ids = np.array(dataset.image_ids)
         self._repeat_factors = checked_factors(repeat_factors, len(self._image_ids))
         self._part = _shard_of(batch_size, shard)
-        self.pictures_a_step = len(self._part)
+        self.images_per_step = len(self._part)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.workers, self.prefetch = workers, prefetch
         self.wait_seconds = 0.0
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches in one pass over the images, the last filled up; with repeat factors the
         expected number."""
         visits = len(self._image_ids)
@@ -98,23 +101,25 @@ class BatchLoader:
             visits = math.ceil(self._repeat_factors.sum() - 1e-6)
         return -(-visits // self.batch_size)
 
-    def epoch(self, epoch_number, steps=None, start=0):
+    def epoch(
+        self, epoch_number: int, steps: int | None = None, start: int = 0
+    ) -> Generator[list[np.ndarray], None, None]:
         """Yields the batches of an epoch; close the generator to stop its threads early.
 
         Args:
-            epoch_number: int >= 0.
-            steps: int, number of batches; None for one pass. Epochs of half a pass or less
+            epoch_number: >= 0.
+            steps: number of batches; None for one pass. Epochs of half a pass or less
                 share one, so that no image comes again before most others came; a batch
                 beyond the end of a pass goes on with the next pass's order.
-            start: int, batches to pass over, unloaded: of an epoch that was cut off there.
+            start: batches to pass over, unloaded: of an epoch that was cut off there.
 
         Yields:
-            list of images float32 [b, H, W, 3] molded, image_meta float32 [b, M], rpn_match
+            images float32 [b, H, W, 3] molded, image_meta float32 [b, M], rpn_match
             int32 [b, A, 1], rpn_bbox float32 [b, R, 4], gt_class_ids int32 [b, G],
             gt_boxes int32 [b, G, 4], gt_masks bool [b, h, w, G].
 
         Raises:
-            PictureError: naming the image that cannot be loaded.
+            ImageLoadError: naming the image that cannot be loaded.
         """
         steps = len(self) if steps is None else steps
         with contextlib.closing(self._loaded(self._jobs(epoch_number, steps, start))) as samples:
@@ -124,7 +129,7 @@ class BatchLoader:
                 self.wait_seconds += time.perf_counter() - begun
                 yield batch
 
-    def image_ids_of(self, epoch_number, steps=None):
+    def image_ids_of(self, epoch_number: int, steps: int | None = None) -> np.ndarray:
         """int [steps, B]: the images of each batch of an epoch, over all shards."""
         steps = len(self) if steps is None else steps
         visits = steps * self.batch_size
@@ -138,7 +143,7 @@ class BatchLoader:
         )
         return order[len(order) - visits :].reshape(steps, self.batch_size)
 
-    def _shares_of_a_pass(self, visits):
+    def _shares_of_a_pass(self, visits: int) -> int:
         """Whole epochs of so many visits in one pass, 1 or more; 1 without shuffling."""
         if not self.shuffle or not visits:
             return 1
@@ -147,7 +152,7 @@ class BatchLoader:
             whole = int(np.floor(self._repeat_factors).sum())  # a pass has no fewer
         return max(1, whole // visits)
 
-    def _jobs(self, epoch, steps, start):
+    def _jobs(self, epoch: int, steps: int, start: int) -> Iterator[_Job]:
         """Yields a `_Job` for each image of this shard, in order."""
         for step, image_ids in enumerate(self.image_ids_of(epoch, steps)[start:], start):
             # One array a batch, which its images are molded into: stacking would copy them.
@@ -155,13 +160,15 @@ class BatchLoader:
             for place, i in enumerate(self._part):
                 yield _Job(epoch, step * self.batch_size + i, image_ids[i], images[place])
 
-    def _load(self, job):
+    def _load(self, job: _Job) -> list[np.ndarray]:
         # Seeded by the position, so that an image in a second pass is augmented anew.
         rng = np.random.default_rng((self.seed, job.epoch, job.position))
-        inputs, _ = self._sampler.load(job.image_id, rng, keep_empty=True, out=job.out)
+        sample = self._sampler.load(job.image_id, rng, keep_empty=True, out=job.out)
+        assert sample is not None  # as empty images are kept
+        inputs, _ = sample
         return [x.astype(np.float32) if x.dtype == np.float64 else x for x in inputs]
 
-    def _loaded(self, jobs):
+    def _loaded(self, jobs: Iterator[_Job]) -> Generator[list[np.ndarray], None, None]:
         """Yields the arrays of the jobs' images in order, loading ahead."""
         if not self.workers:
             yield from map(self._load, jobs)
@@ -181,7 +188,7 @@ class BatchLoader:
             pool.shutdown(cancel_futures=True)
 
 
-def _share_cores():
+def _share_cores() -> None:
     """Keeps OpenCV from starting threads of its own under each of the loader's."""
     with contextlib.suppress(ImportError):  # data sets with own masks need no OpenCV
         import cv2
@@ -189,13 +196,15 @@ def _share_cores():
         cv2.setNumThreads(1)
 
 
-def _assemble(samples):
+def _assemble(samples: list[list[np.ndarray]]) -> list[np.ndarray]:
     """Arrays of images -> arrays of the batch; the molded images are in one already."""
     images, *others = zip(*samples, strict=True)
-    return [images[0].base, *(np.stack(arrays) for arrays in others)]
+    batch = images[0].base
+    assert batch is not None
+    return [batch, *(np.stack(arrays) for arrays in others)]
 
 
-def _shard_of(batch_size, shard):
+def _shard_of(batch_size: int, shard: tuple[int, int]) -> range:
     """range of the places in a batch that a shard has."""
     index, count = shard
     if not 0 <= index < count or batch_size % count:

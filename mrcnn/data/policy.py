@@ -7,41 +7,39 @@ saturation, hue and tint all are matrices.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrcnn.core.boxes import Shape
+from mrcnn.core.image import ResizePlan, Window
+
 # Shares of red, green and blue in what the eye sees as brightness (ITU-R BT.601).
 LUMA = np.array([0.299, 0.587, 0.114])
 MIDDLE_GREY = 127.5
 
+Rng = np.random.Generator
+
 
 class Hole(NamedTuple):
-    """Something in front of the scene: box in pixels, (red, green, blue), ellipse or rectangle."""
+    """Something in front of the scene, an ellipse or a rectangle."""
 
-    box: tuple
-    colour: tuple
+    box: Window  # pixels
+    colour: tuple[int, int, int]  # red, green, blue
     is_ellipse: bool
 
 
 class Variation(NamedTuple):
-    """What happens to one image.
+    """What happens to one image."""
 
-    flip: mirrored left to right, before `matrix`.
-    matrix: float64 [2, 3] from the molded image to itself, continuous (x, y), or None.
-    colours: float64 [3, 4] that takes (red, green, blue, 1) in 0..255 to the new ones, or None.
-    blur: standard deviation of a Gaussian in pixels, 0 for none.
-    holes: list of `Hole`.
-    paste: whether objects of another image are pasted in.
-    """
-
-    flip: bool = False
-    matrix: Any = None
-    colours: Any = None
-    blur: float = 0.0
-    holes: tuple | list = ()
-    paste: bool = False
+    flip: bool = False  # mirrored left to right, before `matrix`
+    matrix: np.ndarray | None = None  # [2, 3] from the molded image to itself, continuous (x, y)
+    colours: np.ndarray | None = None  # [3, 4], takes (red, green, blue, 1) in 0..255 to new ones
+    blur: float = 0.0  # standard deviation of a Gaussian in pixels
+    holes: Sequence[Hole] = ()
+    paste: bool = False  # whether objects of another image are pasted in
 
 
 PLAIN = Variation()
@@ -81,12 +79,12 @@ class Policy:
 
     flip: float = 0.5
     move: float = 0.7
-    scale: tuple = (0.8, 1.25)
+    scale: tuple[float, float] = (0.8, 1.25)
     angle: float = 8.0
     shift: float = 0.1
     zoom: float = 0.0
-    zoom_scale: tuple = (1.3, 2.8)
-    zoom_shift: tuple = (0.35, 0.7)
+    zoom_scale: tuple[float, float] = (1.3, 2.8)
+    zoom_shift: tuple[float, float] = (0.35, 0.7)
     colour: float = 0.6
     brightness: float = 0.25
     contrast: float = 0.25
@@ -96,16 +94,16 @@ class Policy:
     blur: float = 0.15
     blur_sigma: float = 1.5
     occlusion: float = 0.2
-    hole_side: tuple = (0.05, 0.25)
+    hole_side: tuple[float, float] = (0.05, 0.25)
     paste: float = 0.0
     paste_from: Any = field(default=None, repr=False)
     paste_weights: Any = field(default=None, repr=False)
-    paste_scale: tuple = (0.4, 1.25)
+    paste_scale: tuple[float, float] = (0.4, 1.25)
     paste_shift: float = 0.25
     recolour: float = 0.0
     min_visible: float = 0.15
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shares = ("flip", "move", "zoom", "colour", "blur", "occlusion", "paste", "recolour")
         for name in (*shares, "min_visible"):
             if not 0 <= getattr(self, name) <= 1:
@@ -123,7 +121,7 @@ class Policy:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Policy: {name} is {getattr(self, name)}; pass 0 or more")
 
-    def draw(self, rng, shape):
+    def draw(self, rng: Rng, shape: Shape) -> Variation:
         """A `Variation` for a molded image of shape (height, width, ...)."""
         flip = bool(rng.random() < self.flip)
         matrix = None
@@ -138,7 +136,13 @@ class Policy:
             holes = [self._hole(rng, shape) for _ in range(rng.integers(1, 4))]
         return Variation(flip, matrix, colours, blur, holes, bool(rng.random() < self.paste))
 
-    def _moved(self, rng, shape, scales, shifts):
+    def _moved(
+        self,
+        rng: Rng,
+        shape: Shape,
+        scales: tuple[float, float],
+        shifts: tuple[float, float],
+    ) -> np.ndarray:
         scale = math.exp(rng.uniform(*np.log(scales)))
         angle = math.radians(rng.uniform(-self.angle, self.angle))
         height, width = shape[:2]
@@ -150,7 +154,7 @@ class Policy:
         offset = rng.uniform(-1, 1, 2) * shifts * (width, height)
         return np.column_stack([turn, middle - turn @ middle + offset])
 
-    def draw_colours(self, rng):
+    def draw_colours(self, rng: Rng) -> np.ndarray:
         """float64 [3, 4]: a `Variation`'s colours."""
         gain = rng.uniform(1 - self.brightness, 1 + self.brightness)
         contrast = rng.uniform(1 - self.contrast, 1 + self.contrast)
@@ -162,18 +166,19 @@ class Policy:
         mixed = gain * contrast * tint[:, None] * mixed
         return np.column_stack([mixed, np.full(3, MIDDLE_GREY * (1 - contrast))])
 
-    def draw_dye(self, rng):
+    def draw_dye(self, rng: Rng) -> np.ndarray:
         """float64 [3, 4]: the colours of an object that is recoloured."""
         wide = {k: min(0.9, 2 * getattr(self, k)) for k in ("brightness", "contrast", "saturation")}
-        return replace(self, hue=180.0, **wide).draw_colours(rng)
+        wider: Policy = replace(self, hue=180.0, **wide)
+        return wider.draw_colours(rng)
 
-    def _hole(self, rng, shape):
+    def _hole(self, rng: Rng, shape: Shape) -> Hole:
         height, width = shape[:2]
         rows, columns = (rng.uniform(*self.hole_side, 2) * (height, width)).astype(int).clip(1)
         y, x = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
-        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+        red, green, blue = rng.integers(0, 256, 3).tolist()
         box = (y, x, y + int(rows), x + int(columns))
-        return Hole(box, colour, bool(rng.random() < 0.5))
+        return Hole(box, (red, green, blue), bool(rng.random() < 0.5))
 
 
 FLIP = Policy(move=0, colour=0, blur=0, occlusion=0)
@@ -196,7 +201,7 @@ STRONG = Policy(
 )
 
 
-def _turned_about_grey(angle):
+def _turned_about_grey(angle: float) -> np.ndarray:
     """[3, 3]: turns colours about the axis of greys (Rodrigues' formula)."""
     axis = np.full(3, 1 / math.sqrt(3))
     x, y, z = axis
@@ -208,13 +213,16 @@ def _turned_about_grey(angle):
     )
 
 
-def total_matrix(plan, old_shape, shape, variation=PLAIN):
+def total_matrix(
+    plan: ResizePlan,
+    old_shape: Shape,
+    shape: Shape,
+    variation: Variation = PLAIN,
+) -> np.ndarray:
     """The map from the stored image to the molded one: [2, 3], continuous (x, y).
 
     Args:
-        plan: `mrcnn.core.image.ResizePlan`.
         old_shape: (height, width, ...) of the stored image; shape: of the molded one.
-        variation: `Variation`.
     """
     (height, width), (top, left) = plan.scaled, plan.window[:2]
     if plan.crop is not None:

@@ -2,29 +2,25 @@
 
 import math
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mrcnn.core.files import replacing
+from mrcnn.core.files import PathLike, replacing
 from mrcnn.core.image import expand_mask
+from mrcnn.data.loader import BatchLoader
 from mrcnn.render.drawing import draw_instances
 
 TILE = 480
 _GAP, _CAPTION = 6, 18
 
 
-def preview(loader, count, path, epoch=0):
+def preview(loader: BatchLoader, count: int, path: PathLike, epoch: int = 0) -> None:
     """Writes a PNG sheet of samples with boxes, masks and labels.
 
     The samples are the first of an epoch: resized, varied, molded and back, with masks expanded
     from the mini-masks that training gets.
-
-    Args:
-        loader: `BatchLoader`.
-        count: int >= 1, number of images.
-        path: str or Path of the file to write.
-        epoch: int >= 0.
 
     Raises:
         ValueError: if count is below 1.
@@ -32,7 +28,7 @@ def preview(loader, count, path, epoch=0):
     """
     if count < 1:
         raise ValueError(f"preview() got count {count}; pass 1 or more")
-    tiles = [_tile(picture, caption) for picture, caption in samples(loader, count, epoch)]
+    tiles = [_tile(image, caption) for image, caption in samples(loader, count, epoch)]
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new(
@@ -45,12 +41,12 @@ def preview(loader, count, path, epoch=0):
         sheet.save(temporary, "PNG")
 
 
-def samples(loader, count, epoch=0):
+def samples(loader: BatchLoader, count: int, epoch: int = 0) -> Iterator[tuple[np.ndarray, str]]:
     """Yields (uint8 [H, W, 3] with the objects drawn, caption) of `count` images."""
     dataset, config = loader.dataset, loader.config
     names = list(dataset.class_names)
     names += [f"{name} (crowd)" for name in names]
-    steps = math.ceil(count / loader.pictures_a_step)
+    steps = math.ceil(count / loader.images_per_step)
     given = 0
     for batch in loader.epoch(epoch, steps):
         images, metas, *_, all_class_ids, all_boxes, all_masks = batch
@@ -67,14 +63,14 @@ def samples(loader, count, epoch=0):
                 masks = expand_mask(boxes, masks, image.shape)
             # A crowd's id is negative; its name stands in the second half.
             shown = np.where(class_ids < 0, dataset.num_classes - class_ids, class_ids)
-            picture = draw_instances(image, boxes, masks, shown, names)
-            yield picture, f"{os.path.basename(str(dataset.image_info[int(meta[0])]['path']))}"
+            path = dataset.image_info[int(meta[0])]["path"]
+            yield draw_instances(image, boxes, masks, shown, names), os.path.basename(str(path))
 
 
-def _tile(picture, caption):
+def _tile(image: np.ndarray, caption: str) -> Image.Image:
     """An image of TILE x TILE at most over its caption."""
     tile = Image.new("RGB", (TILE, TILE + _CAPTION), (40, 40, 40))
-    small = Image.fromarray(picture)
+    small = Image.fromarray(image)
     small.thumbnail((TILE, TILE))
     tile.paste(small, ((TILE - small.width) // 2, (TILE - small.height) // 2))
     font = ImageFont.load_default(12)

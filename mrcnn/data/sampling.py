@@ -4,15 +4,24 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mrcnn.core.classes import plain_name
+from mrcnn.data.dataset import Dataset
 
 BALANCES = ("none", "repeat_factor")
 # LVIS took 0.001 for its 1,203 classes; with the 13 of clothing none is that rare.
 REPEAT_THRESHOLD = 0.1
 
+Focus = Mapping[str, float] | str | None
 
-def image_weights(dataset, balance="none", threshold=REPEAT_THRESHOLD, focus=None):
+
+def image_weights(
+    dataset: Dataset,
+    balance: str = "none",
+    threshold: float = REPEAT_THRESHOLD,
+    focus: Focus = None,
+) -> np.ndarray:
     """How often each image should be visited in an epoch.
 
     With "repeat_factor" a class c that a share f(c) of the images has gets
@@ -21,10 +30,10 @@ def image_weights(dataset, balance="none", threshold=REPEAT_THRESHOLD, focus=Non
     their factors. Crowds don't count.
 
     Args:
-        dataset: a prepared `Dataset`; class ids come from `load_class_ids`.
+        dataset: prepared; class ids come from `load_class_ids`.
         balance: "none" or "repeat_factor".
-        threshold: float > 0, the share of images below which a class is repeated.
-        focus: dict of class name -> factor >= 1, or text for `parse_focus`, or None.
+        threshold: > 0, the share of images below which a class is repeated.
+        focus: class name -> factor >= 1, or text for `parse_focus`.
 
     Returns:
         float64 [num_images], each >= 1.
@@ -48,7 +57,7 @@ def image_weights(dataset, balance="none", threshold=REPEAT_THRESHOLD, focus=Non
     return weights * np.where(present, factors, 1.0).max(axis=1)
 
 
-def class_presence(dataset):
+def class_presence(dataset: Dataset) -> np.ndarray:
     """bool [num_images, num_classes]: whether an image has an object, no crowd, of a class."""
     present = np.zeros((dataset.num_images, dataset.num_classes), bool)
     for i, image_id in enumerate(dataset.image_ids):
@@ -57,7 +66,7 @@ def class_presence(dataset):
     return present
 
 
-def parse_focus(text):
+def parse_focus(text: str) -> dict[str, float]:
     """ "trousers:2,short_sleeved_shirt:1.5" -> {"trousers": 2.0, "short_sleeved_shirt": 1.5}.
 
     Raises:
@@ -72,14 +81,14 @@ def parse_focus(text):
             factor = math.nan
         if not name or math.isnan(factor) or name in factors:
             raise ValueError(
-                f"focus is {text!r}, where {item!r} is no new class:factor; write such as "
+                f"focus is {text!r}, where {item!r} is not a new class:factor; write it like "
                 "long_sleeved_shirt:2,trousers:1.5"
             )
         factors[name] = factor
     return factors
 
 
-def _focus_factors(dataset, focus):
+def _focus_factors(dataset: Dataset, focus: Focus) -> np.ndarray:
     """float [num_classes]: 1 for classes without a focus."""
     focus = parse_focus(focus) if isinstance(focus, str) else focus or {}
     if not isinstance(focus, Mapping):
@@ -96,13 +105,19 @@ def _focus_factors(dataset, focus):
     return factors
 
 
-def epoch_order(image_ids, count, rng, *, shuffle, repeat_factors=None):
+def epoch_order(
+    image_ids: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    shuffle: bool,
+    repeat_factors: np.ndarray | None = None,
+) -> np.ndarray:
     """The images of an epoch.
 
     Args:
         image_ids: int [N].
-        count: int, how many to give: one pass over the images after another, the last cut.
-        rng: numpy Generator.
+        count: how many to give: one pass over the images after another, the last cut.
         shuffle: False keeps the order of `image_ids` in each pass.
         repeat_factors: float [N], >= 1; an image of 2.3 comes twice in a pass, and in 30 % of
             the passes three times. None for once each.
@@ -122,7 +137,7 @@ def epoch_order(image_ids, count, rng, *, shuffle, repeat_factors=None):
     return np.concatenate(passes)[:count]
 
 
-def checked_factors(repeat_factors, num_images):
+def checked_factors(repeat_factors: ArrayLike | None, num_images: int) -> np.ndarray | None:
     """Repeat factors as float [num_images], or None; ValueError if they don't fit."""
     if repeat_factors is None:
         return None

@@ -7,10 +7,12 @@ Letters in shapes: A anchors, N instances, R RoIs; h, w sides of the stored mask
 as the original does, so that `np.random.seed()` reproduces its choices.
 """
 
-from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from mrcnn.config import Config
 from mrcnn.core.boxes import box_refinement, compute_overlaps
 from mrcnn.core.image import expand_mask, resize
 
@@ -22,9 +24,11 @@ ROI_POSITIVE_IOU = 0.5
 # Share of the random RoIs that lies around objects.
 RANDOM_ROIS_NEAR_OBJECTS = 0.9
 
+Rng = np.random.Generator
 
-class AnchorGrid:
-    """The anchors of one input size, arranged so that a box's neighbours are found at once.
+
+class AnchorIndex:
+    """The anchors of one input size, indexed by position: a box's neighbours are found at once.
 
     Anchors of one level and ratio are the products of a row's and a column's interval, and so
     are their overlaps with a box: sums over rows and columns replace those over all anchors.
@@ -33,18 +37,19 @@ class AnchorGrid:
         anchors: float64 [A, (y1, x1, y2, x2)], pixels, as `generate_pyramid_anchors` orders them.
     """
 
-    def __init__(self, anchors, shapes):
-        """Takes the anchors and their levels' (rows, columns) of places.
+    def __init__(self, anchors: np.ndarray, shapes: Any, anchor_stride: int = 1) -> None:
+        """Takes the anchors of feature maps of shapes [levels, (height, width)] cells.
 
         Raises:
-            ValueError: if they aren't generated from such a grid.
+            ValueError: if they weren't generated for these.
         """
         self.anchors, self._grids = anchors, []
-        places = sum(int(rows) * int(columns) for rows, columns in shapes)
+        shapes = -(-np.asarray(shapes, int) // anchor_stride)
+        places = int(shapes.prod(axis=1).sum())
         kinds, start = len(anchors) // max(1, places), 0
         if kinds * places != len(anchors):
-            raise ValueError(f"got {len(anchors)} anchors for {places} places of {shapes}")
-        for rows, columns in np.asarray(shapes, int):
+            raise ValueError(f"got {len(anchors)} anchors for {places} places of {shapes.tolist()}")
+        for rows, columns in shapes:
             count = rows * columns * kinds
             level = anchors[start : start + count].reshape(rows, columns, kinds, 4)
             ids = start + np.arange(count).reshape(rows, columns, kinds)
@@ -58,7 +63,7 @@ class AnchorGrid:
                 )
             start += count
 
-    def overlapping(self, box, min_iou):
+    def overlapping(self, box: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
         """As `_overlapping`: ids of anchors that may overlap a box by min_iou, and their IoU."""
         ids, ious = [], []
         y1, x1, y2, x2 = (float(value) for value in box)
@@ -83,16 +88,23 @@ class AnchorGrid:
         return np.concatenate([none.astype(np.intp), *ids]), np.concatenate([none, *ious])
 
 
-def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
+def build_rpn_targets(
+    image_shape: Any,
+    anchors: np.ndarray | AnchorIndex,
+    gt_class_ids: np.ndarray,
+    gt_boxes: np.ndarray,
+    config: Config,
+    *,
+    rng: Rng | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Which anchors the RPN should call object or background, and their box deltas.
 
     Args:
         image_shape: kept for matterport's signature; anchors and boxes share one frame.
-        anchors: float [A, (y1, x1, y2, x2)], pixels; or `AnchorGrid`, which is quicker.
+        anchors: float [A, (y1, x1, y2, x2)], pixels; or their `AnchorIndex`, which is quicker.
         gt_class_ids: int [N], negative for crowds.
         gt_boxes: int [N, (y1, x1, y2, x2)], pixels.
         config: RPN_TRAIN_ANCHORS_PER_IMAGE and RPN_BBOX_STD_DEV are used.
-        rng: numpy Generator or None, see the module.
 
     Returns:
         rpn_match: int32 [A], 1 object, -1 background, 0 neither (not trained on).
@@ -101,10 +113,9 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     """
     is_crowd = gt_class_ids < 0
     crowd_boxes, gt_boxes = gt_boxes[is_crowd], gt_boxes[~is_crowd]
-    grid, anchors = (
-        (anchors, anchors.anchors) if isinstance(anchors, AnchorGrid) else (None, anchors)
-    )
-    rpn_match = _label_anchors(anchors, gt_boxes, crowd_boxes, grid)
+    rpn_match = _label_anchors(anchors, gt_boxes, crowd_boxes)
+    if isinstance(anchors, AnchorIndex):
+        anchors = anchors.anchors
 
     count = config.RPN_TRAIN_ANCHORS_PER_IMAGE
     _keep_at_most(rpn_match, 1, count // 2, rng)
@@ -119,10 +130,15 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     return rpn_match, rpn_bbox
 
 
-def _label_anchors(anchors, gt_boxes, crowd_boxes, grid=None):
+def _label_anchors(
+    anchors: np.ndarray | AnchorIndex, gt_boxes: np.ndarray, crowd_boxes: np.ndarray
+) -> np.ndarray:
     """int32 [A]: 1 object, -1 background, 0 neither; before any sub-sampling."""
-    labels = np.full(len(anchors), -1, np.int32)
-    find = grid.overlapping if grid is not None else _finder(anchors)
+    if isinstance(anchors, AnchorIndex):
+        labels, find = np.full(len(anchors.anchors), -1, np.int32), anchors.overlapping
+    else:
+        labels, areas = np.full(len(anchors), -1, np.int32), _areas(anchors)
+        find = partial(_overlapping, anchors, areas)
     for box in crowd_boxes:
         ids, iou = find(box, CROWD_IOU)
         labels[ids[iou >= CROWD_IOU]] = 0
@@ -140,12 +156,13 @@ def _label_anchors(anchors, gt_boxes, crowd_boxes, grid=None):
     return labels
 
 
-def _finder(anchors):
-    areas = (anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1])
-    return lambda box, min_iou: _overlapping(anchors, areas, box, min_iou)
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _overlapping(anchors, areas, box, min_iou):
+def _overlapping(
+    anchors: np.ndarray, areas: np.ndarray, box: np.ndarray, min_iou: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Anchors that may overlap a box by min_iou or more, all such among them, and their IoU.
 
     Few pairs of anchors and boxes touch, and fewer are of like area: computing the rest
@@ -160,7 +177,7 @@ def _overlapping(anchors, areas, box, min_iou):
     return ids, compute_overlaps(anchors[ids], box[np.newaxis])[:, 0]
 
 
-def _keep_at_most(rpn_match, value, count, rng):
+def _keep_at_most(rpn_match: np.ndarray, value: int, count: int, rng: Rng | None) -> None:
     """Sets randomly chosen entries of `value` to 0 until `count` of them are left."""
     if rng is not None and _keep_some(rpn_match, value, count, rng):
         return
@@ -175,7 +192,7 @@ def _keep_at_most(rpn_match, value, count, rng):
         rpn_match[rng.choice(ids, count, replace=False, shuffle=False)] = value
 
 
-def _keep_some(rpn_match, value, count, rng):
+def _keep_some(rpn_match: np.ndarray, value: int, count: int, rng: Rng) -> bool:
     """`_keep_at_most` where `value` is so common that blind draws find it; True if done.
 
     The first `count` different hits among even draws are an even choice without replacement.
@@ -191,15 +208,21 @@ def _keep_some(rpn_match, value, count, rng):
     return True
 
 
-def generate_random_rois(image_shape, count, gt_class_ids, gt_boxes, *, rng=None):
+def generate_random_rois(
+    image_shape: tuple[int, ...],
+    count: int,
+    gt_class_ids: Any,
+    gt_boxes: np.ndarray,
+    *,
+    rng: Rng | None = None,
+) -> np.ndarray:
     """Random boxes, 90 % of them around the objects: stands in for the RPN's proposals.
 
     Args:
         image_shape: (height, width, ...) of the molded image.
-        count: int, number of boxes.
+        count: number of boxes.
         gt_class_ids: kept for matterport's signature; all boxes in `gt_boxes` count.
         gt_boxes: int [N, (y1, x1, y2, x2)], pixels; with N = 0 all RoIs lie anywhere.
-        rng: numpy Generator or None, see the module.
 
     Returns:
         int32 [count, (y1, x1, y2, x2)], pixels, each at least 1x1.
@@ -216,9 +239,11 @@ def generate_random_rois(image_shape, count, gt_class_ids, gt_boxes, *, rng=None
     return np.concatenate(groups).astype(np.int32)
 
 
-def _random_boxes(rows, columns, count, rng):
+def _random_boxes(
+    rows: tuple[int, int], columns: tuple[int, int], count: int, rng: Rng | None
+) -> np.ndarray:
     """int [count, 4]: boxes with corners drawn evenly from the half-open ranges given."""
-    draw: Callable = np.random.randint if rng is None else rng.integers
+    draw: Any = np.random.randint if rng is None else rng.integers
     while True:
         # Twice as many as needed, for some are empty.
         ys = draw(*rows, size=(2 * count, 2))
@@ -229,7 +254,15 @@ def _random_boxes(rows, columns, count, rng):
             return np.stack([ys[:, 0], xs[:, 0], ys[:, 1], xs[:, 1]], axis=1)
 
 
-def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, *, rng=None):
+def build_detection_targets(
+    rpn_rois: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_boxes: np.ndarray,
+    gt_masks: np.ndarray,
+    config: Config,
+    *,
+    rng: Rng | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What the heads should say about given RoIs; used without the in-graph target layer.
 
     Args:
@@ -239,7 +272,6 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
         gt_masks: bool [h, w, N], mini masks if USE_MINI_MASK, else of the molded image's size.
         config: TRAIN_ROIS_PER_IMAGE (T below), ROI_POSITIVE_RATIO, NUM_CLASSES, BBOX_STD_DEV,
             MASK_SHAPE, USE_MINI_MASK and IMAGE_SHAPE are used.
-        rng: numpy Generator or None, see the module.
 
     Returns:
         rois: int32 [T, 4], pixels; those on objects first.
@@ -278,7 +310,7 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
     return rois, roi_gt_class_ids, bboxes, masks
 
 
-def _sample_rois(iou, config, rng):
+def _sample_rois(iou: np.ndarray, config: Config, rng: Rng | None) -> tuple[np.ndarray, int]:
     """Chooses RoIs by their best IoU [R]: indices [T], positive ones first, and their number."""
     if not len(iou):
         raise ValueError("got no RoIs to build detection targets from; give at least one")
@@ -303,7 +335,13 @@ def _sample_rois(iou, config, rng):
     return np.concatenate([kept, choice(positive, missing)]), count
 
 
-def _crop_masks(rois, instances, gt_boxes, gt_masks, config):
+def _crop_masks(
+    rois: np.ndarray,
+    instances: np.ndarray,
+    gt_boxes: np.ndarray,
+    gt_masks: np.ndarray,
+    config: Config,
+) -> np.ndarray:
     """float [R, *MASK_SHAPE]: the mask of instance `instances[i]` inside `rois[i]`, resized."""
     used, instances = np.unique(instances, return_inverse=True)
     gt_masks = gt_masks[:, :, used]

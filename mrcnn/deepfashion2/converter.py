@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.core.files import replacing
-from mrcnn.deepfashion2.records import Form, Problem, categories, convert_picture
+from mrcnn.core.processes import sigint_blocked
+from mrcnn.deepfashion2.records import Form, Problem, categories, convert_image
 
 # Splits that are of no use without annotations; the data set's test split has none.
 ANNOTATED_SPLITS = ("train", "validation")
@@ -39,7 +40,7 @@ class Entry(NamedTuple):
     """An image of a split: its id and the names of its files."""
 
     image_id: int
-    picture: str
+    image: str
     annotation: str | None
 
 
@@ -81,28 +82,27 @@ def has_split(folder: Path) -> bool:
     train and validation may lack: the data set's test split has no annotations."""
     try:
         with os.scandir(folder / "image") as names:
-            pictures = any(entry.name.lower().endswith(SUFFIXES) for entry in names)
+            has_images = any(entry.name.lower().endswith(SUFFIXES) for entry in names)
     except OSError:
         return False
-    return pictures and ((folder / "annos").is_dir() or folder.name not in ANNOTATED_SPLITS)
+    return has_images and ((folder / "annos").is_dir() or folder.name not in ANNOTATED_SPLITS)
 
 
 def list_entries(folder: Path, problems: list[Problem]) -> list[Entry]:
     """All images and annotations of a split, by image id.
 
-    Names that are no number, a second name for the same number, and files of other kinds go to
-    `problems`.
+    Names that are no number, a second name for a number, and other files go to `problems`.
     """
     annotated = (folder / "annos").is_dir()
-    pictures = _by_stem(folder / "image", SUFFIXES, problems)
+    images = _by_stem(folder / "image", SUFFIXES, problems)
     annotations = _by_stem(folder / "annos", (".json",), problems) if annotated else {}
     entries: dict[int, Entry] = {}
-    for stem in sorted(pictures.keys() | annotations.keys()):
-        names = pictures.get(stem, [f"{stem}.jpg"])
+    for stem in sorted(images.keys() | annotations.keys()):
+        names = images.get(stem, [f"{stem}.jpg"])
         if not re.fullmatch("[0-9]{1,15}", stem):
             detail = "not a number"
         elif int(stem) in entries:
-            detail = f"{entries[int(stem)].picture!r} has the same number"
+            detail = f"{entries[int(stem)].image!r} has the same number"
         else:
             annotation = f"{stem}.json" if annotated else None
             entries[int(stem)] = Entry(int(stem), names[0], annotation)
@@ -129,8 +129,8 @@ def _by_stem(
 def convert_chunk(folder: Path, entries: list[Entry], form: Form) -> Chunk:
     """Converts some images; what a worker process does."""
     chunk = Chunk(len(entries), [], [], [], [])
-    for image_id, picture, annotation in entries:
-        records = convert_picture(folder, picture, annotation, form, chunk.problems)
+    for image_id, name, annotation in entries:
+        records = convert_image(folder, name, annotation, form, chunk.problems)
         if records is None:
             continue
         image, items = records
@@ -141,23 +141,9 @@ def convert_chunk(folder: Path, entries: list[Entry], form: Form) -> Chunk:
     return chunk
 
 
-@contextlib.contextmanager
-def _without_sigint() -> Iterator[None]:
-    """Puts Ctrl-C off. Processes that are started meanwhile never get it, not even while they
-    start, when nothing of ours could keep their traceback off the screen."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _start_worker() -> None:
     """Leaves Ctrl-C to the parent, and ends with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it can't be put off
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it can't be blocked
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -182,7 +168,7 @@ def chunks(folder: Path, entries: list[Entry], form: Form, workers: int) -> Iter
     try:
         # A few in advance keep the workers busy; all at once would keep all results in memory.
         for part in parts:
-            with _without_sigint():  # the first one starts the workers
+            with sigint_blocked():  # the first one starts the workers
                 pending.append(pool.submit(convert_chunk, folder, part, form))
             if len(pending) > 3 * workers:
                 yield pending.popleft().result()
@@ -214,9 +200,8 @@ def convert_split(
 ) -> Summary:
     """Converts one split into `<split>_coco.json` and `<split>.problems.csv`.
 
-    Annotation ids count from 1 in the order of image id, then item number. Memory doesn't grow
-    with the split, but for the names of its files; nothing appears under the final names before
-    all is done.
+    Annotation ids count from 1 in the order of image id, then item number. Nothing appears under
+    the final names before all is done.
 
     Args:
         folder: holds `image/` and `annos/`; without `annos/` the JSON has images only.

@@ -9,12 +9,11 @@ The official form is that of `evaluation/deepfashion2_to_coco.py` in the data se
 """
 
 import json
-import os
 import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 from PIL import Image, UnidentifiedImageError
@@ -32,58 +31,59 @@ SOURCES = ("user", "shop")
 ATTRIBUTES = {name: (1, len(words)) for name, words in NAMED_ATTRIBUTES.items()}
 ATTRIBUTES["style"] = (0, 2**31 - 1)
 NUM_LANDMARKS = DEEPFASHION2_LANDMARK_OFFSETS[-1]
-_NUMBER_TYPES = {int, float}
+_ITEM = re.compile("item([0-9]{1,9})")
+Record = dict[str, Any]  # an object of JSON
 _KEPT = "kept as it is, for the official form"
 
 
 class Form(NamedTuple):
-    """What to write.
+    """What to write."""
 
-    Attributes:
-        keypoints: add the 294 landmarks (x, y, visibility) and their number.
-        official: the official tool's fields and values: boxes and polygons as annotated, area
-            w * h, keypoints, none of the attributes that its authors left out.
-    """
-
-    keypoints: bool = False
+    keypoints: bool = False  # the 294 landmarks (x, y, visibility) and their number too
+    # The official tool's fields and values: boxes and polygons as annotated, area w * h,
+    # keypoints, none of the attributes that its authors left out.
     official: bool = False
+
+    @property
+    def has_keypoints(self) -> bool:
+        return self.keypoints or self.official
 
 
 class Problem(NamedTuple):
-    """A finding: its place, what kind, the details, and what was done about it."""
+    """A finding."""
 
     file: str
     item: str
     kind: str
     detail: str
-    action: str
+    action: str  # what was done about it
 
 
 class Unusable(ValueError):
-    """An image or an item that can't be converted; holds the kind of problem and details."""
+    """An image, an item or a part of one that can't be converted."""
 
-    def __init__(self, kind: str, detail: str):
+    def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
+        self.kind, self.detail = kind, detail
 
 
 class Place:
     """Where in a split problems are found, so that a finding names its file and item."""
 
-    def __init__(self, problems: list[Problem], file: str):
-        self.problems = problems
-        self.file = file
-        self.item = ""
+    def __init__(self, problems: list[Problem], file: str) -> None:
+        self.problems, self.file, self.item = problems, file, ""
 
     def note(self, kind: str, detail: str, action: str) -> None:
         self.problems.append(Problem(self.file, self.item, kind, detail, action))
 
+    def note_error(self, error: Unusable, action: str) -> None:
+        self.note(error.kind, error.detail, action)
 
-def categories(form: Form) -> list[dict[str, Any]]:
+
+def categories(form: Form) -> list[Record]:
     """COCO's category records of the 13 garments, ids 1..13."""
-    extra: dict[str, Any] = {}
-    if form.keypoints or form.official:
+    extra: Record = {}
+    if form.has_keypoints:
         extra = {"keypoints": [str(i + 1) for i in range(NUM_LANDMARKS)], "skeleton": []}
     supercategory = "clothes" if form.official else "clothing"
     return [
@@ -93,38 +93,37 @@ def categories(form: Form) -> list[dict[str, Any]]:
     ]
 
 
-def convert_picture(
-    folder: Path, picture: str, annotation: str | None, form: Form, problems: list[Problem]
-) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+def convert_image(
+    folder: Path, name: str, annotation: str | None, form: Form, problems: list[Problem]
+) -> tuple[Record, list[Record]] | None:
     """One image's COCO image record and annotations, both without ids.
 
     Args:
         folder: of the split, with `image/` and `annos/`.
-        image: name of the file in `image/`.
-        annotation: name of the file in `annos/`; None for an image that has none to have.
-        form: what to write.
+        name: of the file in `image/`.
+        annotation: name of the file in `annos/`; None in a split without annotations.
         problems: takes what was found.
 
     Returns:
         The records, or None, after a note in `problems`, if the image can't be used.
     """
-    place = Place(problems, picture)
+    place = Place(problems, name)
     try:
-        width, height = picture_size(folder / "image" / picture)
+        width, height = image_size(folder / "image" / name)
         data = {} if annotation is None else read_annotation(folder / "annos" / annotation, place)
     except Unusable as error:
-        place.note(error.kind, error.detail, "picture skipped")
+        place.note_error(error, "picture skipped")
         return None
-    image = {"file_name": picture, "width": width, "height": height}
+    image: Record = {"file_name": name, "width": width, "height": height}
     if annotation is not None:
-        image |= _picture_fields(data, place)
+        image |= _image_fields(data, place)
     items = []
-    for name in sorted((k for k in data if re.fullmatch("item[0-9]{1,9}", k)), key=_item_number):
-        place.item = name
+    for key in sorted(filter(_ITEM.fullmatch, data), key=lambda key: int(key[len("item") :])):
+        place.item = key
         try:
-            items.append(convert_item(data[name], width, height, form, place))
+            items.append(convert_item(data[key], width, height, form, place))
         except Unusable as error:
-            place.note(error.kind, error.detail, "item skipped")
+            place.note_error(error, "item skipped")
     if form.official:
         pair_id = image.pop("pair_id", None)
         image.pop("source", None)
@@ -133,13 +132,12 @@ def convert_picture(
     return image, items
 
 
-def _picture_fields(data: dict[str, Any], place: Place) -> dict[str, Any]:
+def _image_fields(data: Record, place: Place) -> Record:
     """pair_id and source; notes keys that are neither these nor items."""
     for key in data:
-        if key not in ("source", "pair_id") and not re.fullmatch("item[0-9]{1,9}", key):
-            place.note(
-                "unknown key", f"{key!r} is neither an item nor pair_id or source", "ignored"
-            )
+        if key not in ("source", "pair_id") and not _ITEM.fullmatch(key):
+            detail = f"{key!r} is neither an item nor pair_id or source"
+            place.note("unknown key", detail, "ignored")
     pair_id = checked_number(data, "pair_id", 0, 2**53, place)
     source = data.get("source")
     if source not in SOURCES:
@@ -148,23 +146,18 @@ def _picture_fields(data: dict[str, Any], place: Place) -> dict[str, Any]:
     return {"pair_id": pair_id, "source": source}
 
 
-def _item_number(name: str) -> int:
-    """'item12' -> 12, because item10 comes after item9."""
-    return int(name.removeprefix("item"))
-
-
-def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """(width, height) in stored pixels; reads the file's header only."""
     try:
-        with Image.open(path) as picture:
-            return picture.size
+        with Image.open(path) as image:
+            return image.size
     except FileNotFoundError:
-        raise Unusable("missing picture", f"no {Path(path).name} in image/") from None
+        raise Unusable("missing picture", f"no {path.name} in image/") from None
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise Unusable("unreadable picture", str(error)) from error
 
 
-def read_annotation(path: Path, place: Place) -> dict[str, Any]:
+def read_annotation(path: Path, place: Place) -> Record:
     """The content of an annotation file; notes items under a key that was there before."""
     try:
         text = path.read_bytes()
@@ -193,7 +186,7 @@ def read_annotation(path: Path, place: Place) -> dict[str, Any]:
 def _note_duplicates(text: bytes, place: Place) -> None:
     top: list[tuple[str, Any]] = []
 
-    def keep_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def keep_pairs(pairs: list[tuple[str, Any]]) -> Record:
         top[:] = pairs  # objects end from the inside out: the last call is the outermost
         return dict(pairs)
 
@@ -201,21 +194,14 @@ def _note_duplicates(text: bytes, place: Place) -> None:
     for key, count in Counter(name for name, _ in top).items():
         if count > 1:
             same = all(value == data[key] for name, value in top if name == key)
-            place.item = key if re.fullmatch("item[0-9]{1,9}", key) else ""
+            place.item = key if _ITEM.fullmatch(key) else ""
             detail = f"{key!r} occurs {count} times, " + ("all equal" if same else "not all equal")
             place.note("duplicated key", detail, "the last one taken")
     place.item = ""
 
 
-def convert_item(item: Any, width: int, height: int, form: Form, place: Place) -> dict[str, Any]:
-    """One garment's COCO annotation, without ids.
-
-    Args:
-        item: value of `item1`, `item2`, ... in an annotation file.
-        width: of the image, pixels.
-        height: of the image, pixels.
-        form: what to write.
-        place: takes the problems that are repaired.
+def convert_item(item: Any, width: int, height: int, form: Form, place: Place) -> Record:
+    """One garment's COCO annotation, without ids, of `item1`, ... in an image of width x height.
 
     Raises:
         Unusable: if the category is unknown or ambiguous, or no polygon is usable.
@@ -226,12 +212,10 @@ def convert_item(item: Any, width: int, height: int, form: Form, place: Place) -
     polygons, area = usable_polygons(item.get("segmentation"), width, height, form, place)
     box = usable_box(item.get("bounding_box"), polygons, width, height, form, place)
     points = usable_landmarks(item, category_id, form, place)
-    if form.official:
-        area = box[2] * box[3]
     record = {
         "category_id": category_id,
         "bbox": box,
-        "area": area,
+        "area": box[2] * box[3] if form.official else area,
         "iscrowd": 0,
         "segmentation": polygons,
     }
@@ -244,7 +228,7 @@ def convert_item(item: Any, width: int, height: int, form: Form, place: Place) -
     return record
 
 
-def checked_category(item: dict[str, Any], form: Form, place: Place) -> int:
+def checked_category(item: Record, form: Form, place: Place) -> int:
     """The category id, 1..13, if `category_name` agrees with it."""
     category_id, name = item.get("category_id"), item.get("category_name")
     if type(category_id) is not int or not 1 <= category_id < len(DEEPFASHION2):
@@ -252,20 +236,17 @@ def checked_category(item: dict[str, Any], form: Form, place: Place) -> int:
     known = DEEPFASHION2_CATEGORY_IDS.get(name) if isinstance(name, str) else None
     if known == category_id:
         return category_id
-    if known is None:
-        problem = ("unknown category", f"category_name is {name!r}")
-    else:
+    problem = Unusable("unknown category", f"category_name is {name!r}")
+    if known is not None:
         detail = f"category_id is {category_id} but {name!r} has id {known}"
-        problem = ("category mismatch", detail)
+        problem = Unusable("category mismatch", detail)
     if not form.official:
-        raise Unusable(*problem)
-    place.note(*problem, "the category_id taken, for the official form")
+        raise problem
+    place.note_error(problem, "the category_id taken, for the official form")
     return category_id
 
 
-def checked_number(
-    record: dict[str, Any], name: str, low: int, high: int, place: Place
-) -> int | None:
+def checked_number(record: Record, name: str, low: int, high: int, place: Place) -> int | None:
     """The whole number `record[name]`; None, with a note, if it isn't in low..high."""
     value = record.get(name)
     if type(value) is int and low <= value <= high:
@@ -289,10 +270,10 @@ def usable_polygons(
             filled.append(polygon_mask(polygon, width, height))
             kept.append(polygon)
         except Unusable as error:
-            numbers = form.official and isinstance(polygon, list) and all_finite(polygon)
-            action = _KEPT if numbers else "polygon dropped"
+            keep = form.official and isinstance(polygon, list) and all_finite(polygon)
+            action = _KEPT if keep else "polygon dropped"
             place.note(error.kind, f"polygon {position} {error.detail}", action)
-            if numbers:
+            if keep:
                 kept.append(polygon)
     if not kept:
         raise Unusable("no usable polygon", f"none of {len(polygons)}")
@@ -323,26 +304,26 @@ def usable_box(
 ) -> list[float]:
     """The box [x, y, w, h] clipped to the image; that of the polygons if `box` is no use."""
     if not isinstance(box, list) or len(box) != 4:
-        problem = ("bad box", f"{box!r} is no list of 4 numbers")
+        problem = Unusable("bad box", f"{box!r} is no list of 4 numbers")
     elif not all_finite(box):
-        problem = ("non-finite number", f"the box is {box}")
+        problem = Unusable("non-finite number", f"the box is {box}")
     else:
         clipped = clip_box(box, width, height)
         if clipped == box:
             return to_xywh(box)
-        if clipped is not None:
-            problem = ("box beyond picture", f"{box} in {width} x {height}")
-        else:
-            problem = ("bad box", f"{box} is empty or outside the {width} x {height} image")
+        problem = Unusable("box beyond picture", f"{box} in {width} x {height}")
+        if clipped is None:
+            detail = f"{box} is empty or outside the {width} x {height} image"
+            problem = Unusable("bad box", detail)
         if form.official:
-            place.note(*problem, _KEPT)
+            place.note_error(problem, _KEPT)
             return to_xywh(box)
-        if clipped is not None:
-            place.note(*problem, "clipped")
+        if clipped:
+            place.note_error(problem, "clipped")
             return to_xywh(clipped)
     if form.official:
-        raise Unusable(*problem)
-    place.note(*problem, "box taken from the polygons")
+        raise problem
+    place.note_error(problem, "box taken from the polygons")
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     around = clip_box([min(xs), min(ys), max(xs), max(ys)], width, height)
@@ -363,34 +344,38 @@ def to_xywh(box: list[float]) -> list[float]:
 
 
 def usable_landmarks(
-    item: dict[str, Any], category_id: int, form: Form, place: Place
+    item: Record, category_id: int, form: Form, place: Place
 ) -> list[float] | None:
     """The category's landmarks [x, y, v] * n; zeros if they are no use, None if not asked for.
 
     They are checked in any case, unless the item has none and none are asked for.
     """
-    wanted = form.keypoints or form.official
+    wanted = form.has_keypoints
     if not wanted and "landmarks" not in item:
         return None
     points = item.get("landmarks")
     first, end = DEEPFASHION2_LANDMARK_OFFSETS[category_id - 1 : category_id + 1]
-    count = end - first
+    try:
+        check_landmarks(points, end - first, DEEPFASHION2[category_id])
+    except Unusable as error:
+        place.note_error(error, "landmarks set to 0" if wanted else "landmarks not used")
+        points = [0] * (3 * (end - first))
+    return points if wanted else None
+
+
+def check_landmarks(points: Any, count: int, name: str) -> None:
+    """Raises Unusable unless these are a garment's landmarks."""
     if not isinstance(points, list):
-        problem = ("bad landmarks", f"is a {type(points).__name__}, not a list")
-    elif len(points) != 3 * count:
-        name = DEEPFASHION2[category_id]
-        problem = ("bad landmarks", f"{len(points)} numbers; {name} has 3 x {count}")
-    elif not all_finite(points):
-        problem = ("non-finite number", "a landmark has a value that is no finite number")
-    elif not set(points[2::3]) <= {0, 1, 2}:
-        problem = ("bad landmarks", "a visibility is none of 0, 1, 2")
-    else:
-        return points if wanted else None
-    place.note(*problem, "landmarks set to 0" if wanted else "landmarks not used")
-    return [0] * (3 * count) if wanted else None
+        raise Unusable("bad landmarks", f"is a {type(points).__name__}, not a list")
+    if len(points) != 3 * count:
+        raise Unusable("bad landmarks", f"{len(points)} numbers; {name} has 3 x {count}")
+    if not all_finite(points):
+        raise Unusable("non-finite number", "a landmark has a value that is no finite number")
+    if not set(points[2::3]) <= {0, 1, 2}:
+        raise Unusable("bad landmarks", "a visibility is none of 0, 1, 2")
 
 
-def keypoints(points: list[float], category_id: int) -> dict[str, Any]:
+def keypoints(points: list[float], category_id: int) -> Record:
     """COCO's `keypoints` (3 x 294 numbers, other categories' are 0) and `num_keypoints`."""
     first, end = DEEPFASHION2_LANDMARK_OFFSETS[category_id - 1 : category_id + 1]
     return {
@@ -399,9 +384,9 @@ def keypoints(points: list[float], category_id: int) -> dict[str, Any]:
     }
 
 
-def all_finite(values: list[Any]) -> bool:
+def all_finite(values: list[Any]) -> TypeGuard[list[float]]:
     """Whether all are JSON numbers that a float can hold; True, False, NaN are not."""
-    if not set(map(type, values)) <= _NUMBER_TYPES:
+    if not set(map(type, values)) <= {int, float}:
         return False
     limit = sys.float_info.max
     # NaN compares false with anything, and a sum that has one is NaN.

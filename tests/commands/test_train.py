@@ -89,10 +89,10 @@ def test_a_run_does_not_go_on_with_other_classes(files):
 
 
 def test_a_picture_that_cannot_be_loaded_is_told_plainly(monkeypatch, data, capsys):
-    from mrcnn.data.samples import PictureError
+    from mrcnn.data.samples import ImageLoadError
 
     def fails(*args):
-        raise PictureError("cannot load image 5 (5.jpg): it is broken")
+        raise ImageLoadError("cannot load image 5 (5.jpg): it is broken")
 
     monkeypatch.setattr(train, "_train_stage", fails)
     options = ["--model", "compact", "--size", "128", "--weights", "none"]

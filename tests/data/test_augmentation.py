@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mrcnn.data.augmentation import augment_with_masks, default_augmentation, make_augmentation
+from mrcnn.data.augmentation import augment_with_masks, make_augmentation
 from mrcnn.data.policy import DEFAULT, FLIP, STRONG, ZOOM, Policy
+from tests.helpers.augmenters import varied
 
 
 def test_names():
@@ -79,7 +80,7 @@ def test_augmenters_of_imgaug_that_move_pixels_move_masks():
             iaa.WithPolarWarping(iaa.Flipud(1)),
         ),
         *(iaa.TranslateX(px=9), iaa.ScaleY(1.3), iaa.Affine(scale=0.5, mode="reflect")),
-        default_augmentation(zoom=0.5),
+        varied(zoom=0.5),
     ]
     for augmenter in moves:
         augmenter.seed_(3)

@@ -1,6 +1,6 @@
 """`BatchLoader`'s promises on data with outlines: shards, repeats, negatives, ends and memory.
 
-What holds for any data set is tested in test_data.py.
+What holds for any data set is tested in test_generators.py.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrcnn.data.augmentation import default_augmentation
 from mrcnn.data.dataset import CocoDataset
 from mrcnn.data.policy import DEFAULT
 from mrcnn.data.samples import Sampler
 from mrcnn.data.sampling import image_weights
 from tests.helpers import ROOT
+from tests.helpers.augmenters import varied
 from tests.helpers.coco_files import config, loader, read_data, write_data
 
 
@@ -39,7 +39,7 @@ EVERYTHING = dataclasses.replace(DEFAULT, paste=0.7, occlusion=0.7, blur=0.5)
 
 @pytest.mark.parametrize("augmentation", [None, EVERYTHING, "imgaug"])
 def test_batches_depend_on_seed_epoch_and_position_only(data, augmentation):
-    augmentation = default_augmentation(0.3) if augmentation == "imgaug" else augmentation
+    augmentation = varied(0.3) if augmentation == "imgaug" else augmentation
 
     def run(**values):
         batches = loader(data, augmentation=augmentation, **values).epoch(2, 3)

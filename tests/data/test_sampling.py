@@ -56,7 +56,7 @@ def test_focus_in_words():
         "trousers": 1.5,
     }
     for text in ("trousers", "trousers:x", ":2", "", "a:1,a:2", "a:nan"):
-        with pytest.raises(ValueError, match="write such as"):
+        with pytest.raises(ValueError, match="write it like"):
             parse_focus(text)
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mrcnn.config import Config
-from mrcnn.data.augmentation import default_augmentation
 from mrcnn.data.dataset import CocoDataset, Dataset
 from mrcnn.data.policy import DEFAULT, FLIP, STRONG, ZOOM, Policy
 from mrcnn.data.samples import load_image_gt
 from mrcnn.data.scenes import load_scene
+from tests.helpers.augmenters import varied
 
 WIDTH, HEIGHT = 120, 160
 COLOURS = {1: (250, 30, 30), 2: (30, 250, 30), 3: (30, 30, 250)}
@@ -196,7 +196,7 @@ def test_objects_that_leave_the_picture_are_dropped(painted):
 
 
 def test_pictures_without_objects(painted):
-    for augmentation in (None, DEFAULT, default_augmentation()):
+    for augmentation in (None, DEFAULT, varied()):
         image, _, class_ids, boxes, masks = scene(painted, 2, augmentation)
         assert image.shape == (256, 256, 3)
         assert (class_ids.shape, boxes.shape, masks.shape) == ((0,), (0, 4), (56, 56, 0))

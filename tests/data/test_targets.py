@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcnn.config import Config
-from mrcnn.core.boxes import backbone_shapes, compute_overlaps, generate_pyramid_anchors
+from mrcnn.core.boxes import backbone_shapes, compute_overlaps, config_anchors, pyramid_anchors
 from mrcnn.data.targets import (
-    AnchorGrid,
+    AnchorIndex,
     _keep_at_most,
     _label_anchors,
     build_detection_targets,
@@ -38,13 +38,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def anchors():
-    return generate_pyramid_anchors(
-        CONFIG.RPN_ANCHOR_SCALES,
-        CONFIG.RPN_ANCHOR_RATIOS,
-        backbone_shapes(CONFIG.IMAGE_SHAPE, CONFIG.BACKBONE_STRIDES),
-        CONFIG.BACKBONE_STRIDES,
-        CONFIG.RPN_ANCHOR_STRIDE,
-    )
+    return config_anchors(CONFIG, CONFIG.IMAGE_SHAPE)
 
 
 def config(**values):
@@ -251,14 +245,13 @@ def test_no_rois_are_refused():
         build_detection_targets(NO_BOXES, NO_IDS, NO_BOXES, np.zeros((56, 56, 0), bool), CONFIG)
 
 
-# --- AnchorGrid -------------------------------------------------------------------------------
+# --- AnchorIndex ------------------------------------------------------------------------------
 
 
 def pyramid(side, stride=1, ratios=(0.5, 1, 2)):
     strides = [4, 8, 16]
-    shapes = backbone_shapes((side, side), strides)
-    anchors = generate_pyramid_anchors((16, 32, 64), ratios, shapes, strides, stride)
-    return anchors, AnchorGrid(anchors, -(-shapes // stride))
+    anchors = pyramid_anchors((side, side), (16, 32, 64), ratios, strides, stride)
+    return anchors, AnchorIndex(anchors, backbone_shapes((side, side), strides), stride)
 
 
 @settings(max_examples=80, deadline=None)
@@ -270,39 +263,39 @@ def pyramid(side, stride=1, ratios=(0.5, 1, 2)):
     st.integers(0, 2),
     st.sampled_from([(64, 1, (0.5, 1, 2)), (100, 2, (1,)), (96, 1, (0.5, 2))]),
 )
-def test_a_grid_labels_anchors_as_the_search_through_all_does(boxes, crowds, kind):
-    anchors, grid = pyramid(*kind)
+def test_an_index_labels_anchors_as_the_search_through_all_does(boxes, crowds, kind):
+    anchors, index = pyramid(*kind)
     boxes = np.array([(y, x, y + h, x + w) for y, x, h, w in boxes], np.int32).reshape(-1, 4)
     gt, crowd = boxes[crowds:], boxes[:crowds]
     np.testing.assert_array_equal(
-        _label_anchors(anchors, gt, crowd), _label_anchors(anchors, gt, crowd, grid)
+        _label_anchors(anchors, gt, crowd), _label_anchors(index, gt, crowd)
     )
 
 
-def test_targets_of_a_grid_are_those_of_its_anchors():
+def test_targets_of_an_index_are_those_of_its_anchors():
     config = type("C", (), {"RPN_TRAIN_ANCHORS_PER_IMAGE": 32, "RPN_BBOX_STD_DEV": np.ones(4)})
-    anchors, grid = pyramid(128)
+    anchors, index = pyramid(128)
     ids, boxes = (
         np.array([1, -2, 3]),
         np.array([[5, 5, 50, 60], [60, 60, 90, 90], [9, 70, 50, 110]]),
     )
     results = [
         build_rpn_targets(None, a, ids, boxes, config, rng=np.random.default_rng(0))
-        for a in (anchors, grid)
+        for a in (anchors, index)
     ]
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (results[0][0] != 0).sum() == 32
-    none = build_rpn_targets(None, grid, ids[:0], boxes[:0], config, rng=np.random.default_rng(0))
+    none = build_rpn_targets(None, index, ids[:0], boxes[:0], config, rng=np.random.default_rng(0))
     assert (none[0] == -1).sum() == 32 and not none[1].any()
 
 
 def test_anchors_that_are_no_grid_are_refused():
     anchors, _ = pyramid(64)
     with pytest.raises(ValueError, match="anchors for"):
-        AnchorGrid(anchors, [(3, 5)])
+        AnchorIndex(anchors, [(3, 5)])
     with pytest.raises(ValueError, match="aren't a grid"):
-        AnchorGrid(np.random.default_rng(0).permutation(anchors), [(16, 16), (8, 8), (4, 4)])
+        AnchorIndex(np.random.default_rng(0).permutation(anchors), [(16, 16), (8, 8), (4, 4)])
 
 
 def test_the_entries_that_stay_are_drawn_evenly():

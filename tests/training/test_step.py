@@ -76,7 +76,7 @@ def test_edge_loss_has_a_gradient():
 
 def trainer_and_batch(dataset, config, folder):
     """A trainer of a new model, and the data set's first two images."""
-    from mrcnn.data.generators import BatchLoader
+    from mrcnn.data.loader import BatchLoader
     from mrcnn.model import MaskRCNN
     from mrcnn.training.step import Trainer, make_optimizer
 
