@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mrcnn import utils
-from tests.helpers.shapes import ShapesConfig, SmallConfig, shapes
+from tests.helpers.shapes import SmallConfig, shapes
 
 pytestmark = pytest.mark.tf
 
@@ -18,24 +19,32 @@ class Loader:
 
     wait_seconds = 0.0
 
-    def __init__(self, batches):
+    def __init__(self, batches, kind="train"):
         self.batches = batches
+        infos = [{"path": f"{kind}_{int(batch)}.jpg"} for batch in batches]
+        self.dataset = SimpleNamespace(image_info=infos)
 
     def epoch(self, number, steps=None, start=0):
-        for batch in self.batches[start:steps]:
-            yield [np.array([batch])]
+        for i, batch in enumerate(self.batches[start:steps], start):
+            yield [np.array([batch]), [[i]]]
 
 
 class OneWeight:
-    """A trainer of loss = (w - batch)^2 with plain numbers: `fit` needs no network."""
+    """A trainer of loss = (w - batch)^2 with plain numbers: the loop needs no network."""
 
     def __init__(self):
         import keras
 
+        from mrcnn.training.devices import Cluster
+
+        self.cluster = Cluster(None)
         self.model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         self.optimizer = keras.optimizers.SGD(0.1)
         self.model.compile(optimizer=self.optimizer)
         self.weight, self.rates, self.step = 0.0, [], 0
+
+    def in_any_process(self, flag):
+        return flag
 
     def averaged(self):
         from contextlib import nullcontext
@@ -63,23 +72,33 @@ class OneWeight:
         return {"loss": (self.weight - float(batch[0][0])) ** 2, "rpn_class_loss": 0.0}
 
 
-def plan(folder, steps, **options):
+def loop_of(trainer, batches, folder, **values):
+    """A `Loop` of two epochs; values are its fields, or those of its options."""
     from mrcnn.training.checkpoints import Checkpoints
     from mrcnn.training.log import RunLog
-    from mrcnn.training.loop import Training
+    from mrcnn.training.loop import Loop
+    from mrcnn.training.options import TrainingOptions
 
-    values = {"epochs": 2, "steps_per_epoch": steps, "validation_steps": 1, "show_progress": False}
-    values["checkpoints"] = Checkpoints(folder, "made_up")
-    values["save_weights"] = lambda path: path.write_bytes(b"weights")
-    values["log"] = RunLog(folder)
-    return Training(**{**values, **options})
+    own = {"epochs": 2, "validation_steps": 1, "stage": "all", "save_weights": None}
+    own["save_weights"] = lambda path: path.write_text(f"after {trainer.step} steps")
+    own |= {name: values.pop(name) for name in [*own, "progress"] if name in values}
+    options = TrainingOptions(show_progress=False, **values)
+    loop = Loop(
+        trainer, Loader(batches), Loader([1.0], "val"), options, steps_per_epoch=len(batches), **own
+    )
+    loop.checkpoints, loop.log = Checkpoints(folder, "made_up"), RunLog(folder)
+    return loop
 
 
-def run(trainer, batches, folder, progress=None, **options):
-    from mrcnn.training.loop import fit
+def run(trainer, batches, folder, **values):
+    return loop_of(trainer, batches, folder, **values).run()
 
-    chosen = plan(folder, len(batches), **options)
-    return fit(trainer, Loader(batches), Loader([1.0]), chosen, progress)
+
+def resumed(trainer, batches, folder, **values):
+    """A loop that goes on from the folder's newest checkpoint."""
+    loop = loop_of(trainer, batches, folder, **values)
+    loop.restore(loop.checkpoints.restore())
+    return loop
 
 
 def epochs_on_disk(folder):
@@ -106,7 +125,8 @@ def test_the_schedule_sees_the_step_of_the_whole_training(tmp_path):
 
     schedule = CosineSchedule(0.1, 8)
     trainer = OneWeight()
-    run(trainer, [1.0, 1.0], tmp_path, Progress(epoch=2), epochs=4, schedule=schedule)
+    start = Progress(epoch=2)
+    run(trainer, [1.0, 1.0], tmp_path, progress=start, epochs=4, schedule=schedule)
     assert trainer.rates == pytest.approx([schedule.rate(step) for step in (4, 5, 6, 7)])
 
 
@@ -151,20 +171,11 @@ def test_early_stopping_keeps_the_best(tmp_path):
         def validate(self, batch):
             return {"loss": float(abs(self.step - 2))}  # best after epoch 2
 
-    kept = plan(tmp_path, 1, epochs=20, early_stopping=3)
-    kept.save_weights = lambda path: path.write_text(f"after {trainer.step} steps")
-    trainer = Worse()
-    from mrcnn.training.loop import fit
-
-    rows = fit(trainer, Loader([1.0]), Loader([1.0]), kept)
-    assert len(rows) == 5
+    assert len(run(Worse(), [1.0], tmp_path, epochs=20, early_stopping=3)) == 5
     assert (tmp_path / "best.h5").read_text() == "after 2 steps"
 
 
 def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import fit, resume
-
     class Worse(OneWeight):
         def validate(self, batch):
             return {"loss": float(self.step)}
@@ -172,24 +183,19 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     rows = run(Worse(), [1.0], tmp_path, epochs=9, early_stopping=2)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for patience, epochs in ((2, []), (3, [4])):
-        again = plan(tmp_path, 1, epochs=9, early_stopping=patience)
-        trainer = Worse()
-        progress = resume(trainer, Checkpoints(tmp_path, "made_up").restore(), again)
-        more = fit(trainer, Loader([1.0]), Loader([1.0]), again, progress)
-        assert [row["epoch"] for row in more] == epochs
+        again = resumed(Worse(), [1.0], tmp_path, epochs=9, early_stopping=patience)
+        assert [row["epoch"] for row in again.run()] == epochs
 
 
 def test_early_stopping_counts_from_the_start_of_a_stage(tmp_path):
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import Progress, resume
+    from mrcnn.training.loop import Progress
 
     # The best epoch was the first of the stage before, 5 epochs ago.
     before = Progress(6, best=0.0, best_epoch=1, since=6)
     rows = run(OneWeight(), [1.0], tmp_path, progress=before, epochs=20, early_stopping=3)
     assert [row["epoch"] for row in rows] == [7, 8, 9]
-    saved = Checkpoints(tmp_path, "made_up").restore()
-    assert resume(OneWeight(), saved, plan(tmp_path, 1)).since == 6
-    assert resume(OneWeight(), saved, plan(tmp_path, 1, stage="another")).since == 9
+    assert resumed(OneWeight(), [1.0], tmp_path).progress.since == 6
+    assert resumed(OneWeight(), [1.0], tmp_path, stage="another").progress.since == 9
 
 
 def test_a_score_judges_epochs(tmp_path):
@@ -201,60 +207,36 @@ def test_a_score_judges_epochs(tmp_path):
     assert best == (tmp_path / "mask_rcnn_made_up_0002.h5").stat().st_ino
 
 
-def test_a_loss_that_is_not_finite_names_pictures_and_keeps_checkpoints(tmp_path):
+def test_a_loss_that_is_not_finite_names_images_and_keeps_checkpoints(tmp_path):
     class Breaks(OneWeight):
         def train(self, batch):
             losses = super().train(batch)
             broken = float("nan") if self.step == 4 else 0.5
             return {**losses, "loss": broken, "mrcnn_mask_loss": broken}
 
-    options = {"describe": lambda batch: [f"picture_{int(batch[0][0])}.jpg"]}
     with pytest.raises(FloatingPointError) as caught:
-        run(Breaks(), [5.0, 7.0], tmp_path, **options)
+        run(Breaks(), [5.0, 7.0], tmp_path)
     text = str(caught.value)
     assert f"the checkpoints in {tmp_path} stay" in text
     assert "loss, mrcnn_mask_loss not finite in epoch 2, step 2" in text
-    assert "picture_7.jpg" in text and "lower the learning rate" in text and str(tmp_path) in text
+    assert (
+        "images of this step: train_7.jpg" in text
+        and "lower the learning rate" in text
+        and str(tmp_path) in text
+    )
     assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
     assert not (tmp_path / "mask_rcnn_made_up_0002.h5").exists()
 
 
-def test_a_validation_that_is_not_finite_names_its_own_pictures(tmp_path):
+def test_a_validation_that_is_not_finite_names_its_own_images(tmp_path):
     class Breaks(OneWeight):
         def validate(self, batch):
             return {"loss": float("inf")}
 
-    options = {
-        "describe": lambda batch: ["a training image"],
-        "describe_validation": lambda batch: [f"validation_{int(batch[0][0])}.jpg"],
-    }
     with pytest.raises(FloatingPointError, match="the validation after epoch 1, step 1") as caught:
-        run(Breaks(), [5.0, 7.0], tmp_path, **options)
-    assert "validation_1.jpg" in str(caught.value) and "a training" not in str(caught.value)
+        run(Breaks(), [5.0, 7.0], tmp_path)
+    assert "val_1.jpg" in str(caught.value) and "train_" not in str(caught.value)
     assert f"no checkpoint was written to {tmp_path}" in str(caught.value)
-
-
-def test_pictures_are_named_by_the_data_set_they_are_of(tmp_path):
-    from types import SimpleNamespace
-
-    from mrcnn.training import run as runner
-
-    sets = [utils.Dataset(), utils.Dataset()]
-    for i, dataset in enumerate(sets):
-        for j in range(2):
-            dataset.add_image("own", j, f"{i}{j}.jpg")
-    model = SimpleNamespace(
-        config=ShapesConfig(),
-        cluster=SimpleNamespace(is_chief=True),
-        log_dir=tmp_path,
-        run_name="made_up",
-        save_weights=None,
-    )
-    batch = [None, np.array([[1.0, 0], [0.0, 0]])]
-    chosen = runner.make_plan(model, sets, 1, "all", runner.Options())
-    assert chosen.describe(batch) == ["01.jpg", "00.jpg"]
-    assert chosen.describe_validation(batch) == ["11.jpg", "10.jpg"]
-    runner.make_plan(model, (sets[0], None), 1, "all", runner.Options())
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -276,8 +258,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_saves_and_goes_on_from_there(tmp_path, number):
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import TrainingStopped, fit, resume
+    from mrcnn.training.stopping import TrainingStopped
 
     class Signalled(OneWeight):
         def train(self, batch):
@@ -295,21 +276,18 @@ def test_a_signal_ends_the_step_saves_and_goes_on_from_there(tmp_path, number):
     assert signal.getsignal(number) is before
     assert (tmp_path / "interrupted.h5").exists()
 
-    saved = Checkpoints(tmp_path, "made_up").restore()
-    assert (saved.info["epoch"], saved.info["step"]) == (1, 1)
-    resumed = OneWeight()
-    again = plan(tmp_path, 3)
-    progress = resume(resumed, saved, again)
-    (row,) = fit(resumed, Loader([1.0, 2.0, 3.0]), Loader([1.0]), again, progress)
-    assert resumed.weight == straight.weight and resumed.step == 6
+    trainer = OneWeight()
+    again = resumed(trainer, [1.0, 2.0, 3.0], tmp_path)
+    assert (again.progress.epoch, again.progress.step) == (1, 1)
+    (row,) = again.run()
+    assert trainer.weight == straight.weight and trainer.step == 6
     assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
     assert not (tmp_path / "interrupted.h5").exists()
 
 
 def test_a_signal_during_validation_keeps_the_steps_of_the_epoch(tmp_path):
     """Validation can take longer than a scheduler waits between its SIGTERM and its SIGKILL."""
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import TrainingStopped, fit, resume
+    from mrcnn.training.stopping import TrainingStopped
 
     class Signalled(OneWeight):
         def validate(self, batch):
@@ -322,17 +300,16 @@ def test_a_signal_during_validation_keeps_the_steps_of_the_epoch(tmp_path):
     rows = run(straight, [1.0, 2.0], tmp_path / "straight")
     with pytest.raises(TrainingStopped, match="in the validation after epoch 2; saved in"):
         run(Signalled(), [1.0, 2.0], tmp_path)
-    saved = Checkpoints(tmp_path, "made_up").restore()
-    assert (saved.info["epoch"], saved.info["step"]) == (1, 2)
-    resumed, again = OneWeight(), plan(tmp_path, 2)
-    progress = resume(resumed, saved, again)
-    (row,) = fit(resumed, Loader([1.0, 2.0]), Loader([1.0]), again, progress)
-    assert resumed.weight == straight.weight and resumed.step == 4
+    trainer = OneWeight()
+    again = resumed(trainer, [1.0, 2.0], tmp_path)
+    assert (again.progress.epoch, again.progress.step) == (1, 2)
+    (row,) = again.run()
+    assert trainer.weight == straight.weight and trainer.step == 4
     assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
 
 
 def test_a_signal_after_an_epoch_does_not_begin_another(tmp_path):
-    from mrcnn.training.loop import TrainingStopped
+    from mrcnn.training.stopping import TrainingStopped
 
     trainer = OneWeight()
 
@@ -347,7 +324,7 @@ def test_a_signal_after_an_epoch_does_not_begin_another(tmp_path):
 
 
 def test_a_signal_is_noticed_though_the_terminal_is_gone(monkeypatch):
-    from mrcnn.training.loop import stop_signals
+    from mrcnn.training.stopping import stop_signals
 
     def broken(*args, **options):
         raise BrokenPipeError
@@ -447,7 +424,7 @@ def test_two_and_two_epochs_equal_four_to_the_bit(straight, tmp_path):
 def test_interrupted_in_an_epoch_equals_never_interrupted(straight, tmp_path):
     import keras
 
-    from mrcnn.training.loop import TrainingStopped
+    from mrcnn.training.stopping import TrainingStopped
 
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -491,11 +468,11 @@ def test_a_checkpoint_of_other_options_is_refused(straight, tmp_path):
     other.log_dir = str(tmp_path / "elsewhere")
     # One weight less to average is fine, another set of layers is not.
     with pytest.raises(ValueError, match="other layers, optimizer or EMA_DECAY"):
-        other.saved.info["stage"] = "heads"
+        other.resumed.info["stage"] = "heads"
         other.train(*data, 0.02, 9, "heads", seed=4, show_progress=False)
 
 
-def test_dry_run_trains_nothing_and_finds_missing_pictures(tmp_path, capsys):
+def test_dry_run_trains_nothing_and_finds_missing_images(tmp_path, capsys):
     from mrcnn.training.preflight import PreflightError
 
     model = start(tmp_path / "logs")
