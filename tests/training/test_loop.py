@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -379,49 +380,39 @@ def train(model, epochs, **options):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run of four epochs at a stretch."""
+    """A run of three epochs at a stretch."""
     model = start(tmp_path_factory.mktemp("straight"))
-    return model, train(model, 4)
+    return model, train(model, 3)
 
 
-def files(model):
-    """Arrays of the last checkpoint's two files."""
+def state(model):
+    """The last checkpoint: bytes of the weights file, arrays, and info."""
     from mrcnn.training.checkpoints import Checkpoints
 
-    saved = Checkpoints(model.log_dir, model.run_name).restore()
-    return saved.weights.read_bytes(), saved.arrays, saved.info
+    checkpoint = Checkpoints(model.log_dir, model.run_name).restore()
+    return checkpoint.weights.read_bytes(), checkpoint.arrays, checkpoint.info
 
 
-def same(ours, theirs):
+def check_same(ours, theirs):
     assert ours[0] == theirs[0]  # the weights file, byte by byte
     assert set(ours[1]) == set(theirs[1]) and len(ours[1]) > 100
     for name, array in ours[1].items():
         assert array.tobytes() == theirs[1][name].tobytes(), name
-    drop = ("seconds", "waited")
-    assert {k: v for k, v in ours[2].items() if k not in drop} == {
-        k: v for k, v in theirs[2].items() if k not in drop
-    }
+    for info in (ours[2], theirs[2]):
+        info.pop("seconds"), info.pop("waited")
+    assert ours[2] == theirs[2]
 
 
-def test_two_and_two_epochs_equal_four_to_the_bit(straight, tmp_path):
-    expected, rows = straight
-    first = start(tmp_path)
-    train(first, 2)
-    second = start(tmp_path, seed=99)  # its random start is overwritten
-    second.resume()
-    assert second.epoch == 2 and second.log_dir == first.log_dir
-    more = train(second, 4)
-    same(files(second), files(expected))
-    for ours, theirs in zip(more, rows[2:], strict=True):
-        for name in theirs:
-            if name not in ("seconds", "data_wait_share"):
-                assert ours[name] == theirs[name], name
-    assert epochs_on_disk(tmp_path / second.log_dir) == [1, 2, 3, 4]
-    run_json = json.loads((tmp_path / second.log_dir / "run.json").read_text())
-    assert len(run_json["resumed"]) == 1 and run_json["seed"] == 4
+def copy_as_after(epoch, source, folder):
+    """A copy of a run as it was after an epoch, as far as going on from it needs."""
+    shutil.copytree(source, folder)
+    listing = folder / "checkpoints.json"
+    entries = [e for e in json.loads(listing.read_text()) if e["epoch"] <= epoch]
+    listing.write_text(json.dumps(entries))
 
 
-def test_interrupted_in_an_epoch_equals_never_interrupted(straight, tmp_path):
+def test_a_run_that_is_resumed_and_interrupted_equals_one_that_is_not(straight, tmp_path):
+    """To the bit: from the end of an epoch, and from the middle of one."""
     import keras
 
     from mrcnn.training.stopping import TrainingStopped
@@ -431,13 +422,26 @@ def test_interrupted_in_an_epoch_equals_never_interrupted(straight, tmp_path):
             if self.model.optimizer.iterations.numpy() == 5:  # epoch 3, step 1
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    first = start(tmp_path)
+    expected, rows = straight
+    folder = tmp_path / os.path.basename(expected.log_dir)
+    copy_as_after(2, expected.log_dir, folder)
+    first = start(tmp_path, seed=99)  # its random start is overwritten
+    first.resume()
+    assert first.epoch == 2 and first.log_dir == str(folder)
     with pytest.raises(TrainingStopped, match="epoch 3, step 1"):
-        train(first, 4, custom_callbacks=[Stop()])
+        train(first, 3, custom_callbacks=[Stop()])
     second = start(tmp_path, seed=98)
     assert second.resume().name == "interrupted.h5"
-    train(second, 4)
-    same(files(second), files(straight[0]))
+    (row,) = train(second, 3)
+    check_same(state(second), state(expected))
+    timings = ("seconds", "data_wait_share")
+    assert {k: v for k, v in row.items() if k not in timings} == {
+        k: v for k, v in rows[2].items() if k not in timings
+    }
+    assert epochs_on_disk(folder) == [1, 2, 3]
+    run_json = json.loads((folder / "run.json").read_text())
+    assert len(run_json["resumed"]) == 2 and run_json["seed"] == 4
+    assert run_json["pictures"] == {"train": 6, "validation": 2}
 
 
 def test_averages_are_what_is_saved(straight):
@@ -445,11 +449,11 @@ def test_averages_are_what_is_saved(straight):
     model, _ = straight
     assert model.keras_model.get_layer("mrcnn_class_loss").options == {"label_smoothing": 0.1}
     assert model.keras_model.get_layer("mrcnn_class_dropout2").rate == 0.2
-    content = files(model)[1]
+    content = state(model)[1]
     kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel.numpy()
     import h5py
 
-    with h5py.File(model.checkpoint_path.format(epoch=4)) as file:
+    with h5py.File(model.checkpoint_path.format(epoch=3)) as file:
         saved = file["mrcnn_class_logits/mrcnn_class_logits/kernel:0"][()]
     assert not np.array_equal(saved, kernel)
     np.testing.assert_array_equal(content["weights/mrcnn_class_logits.kernel"], kernel)
@@ -464,20 +468,21 @@ def test_a_checkpoint_of_other_options_is_refused(straight, tmp_path):
 
     other = MaskRCNN("training", NoAverages(), str(tmp_path))
     other.resume(straight[0].log_dir)
-    data = shapes(6), None
     other.log_dir = str(tmp_path / "elsewhere")
     # One weight less to average is fine, another set of layers is not.
+    other.resumed.info["stage"] = "heads"
     with pytest.raises(ValueError, match="other layers, optimizer or EMA_DECAY"):
-        other.resumed.info["stage"] = "heads"
-        other.train(*data, 0.02, 9, "heads", seed=4, show_progress=False)
+        other.train(shapes(6), None, 0.02, 9, "heads", seed=4, show_progress=False)
 
 
-def test_dry_run_trains_nothing_and_finds_missing_images(tmp_path, capsys):
+def test_dry_run_trains_nothing_and_finds_missing_images(straight, tmp_path, capsys):
     from mrcnn.training.preflight import PreflightError
 
-    model = start(tmp_path / "logs")
+    model = straight[0]
+    model.set_log_dir(tmp_path / "logs")
     before = [v.numpy() for v in model.keras_model.variables]
-    assert train(model, 2, dry_run=True, show_progress=True) == []
+    options = {"dry_run": True, "seed": 4}
+    assert model.train(shapes(6), shapes(2), 0.02, 2, "heads", **options) == []
     assert "a step takes about" in capsys.readouterr().out
     for old, variable in zip(before, model.keras_model.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
@@ -487,24 +492,28 @@ def test_dry_run_trains_nothing_and_finds_missing_images(tmp_path, capsys):
     broken.image_info[2]["path"] = str(tmp_path / "gone.jpg")
     broken.load_image = lambda image_id: utils.Dataset.load_image(broken, image_id)
     with pytest.raises(PreflightError, match="gone.jpg does not exist"):
-        model.train(broken, None, 0.02, 1, "all", check=True, show_progress=False)
+        model.train(broken, None, 0.02, 1, "heads", check=True, show_progress=False)
+
+
+def test_options_that_do_not_exist_are_refused(straight):
+    with pytest.raises(TypeError, match="early_stoping"):
+        train(straight[0], 3, early_stoping=1)
 
 
 def test_stages_that_are_resumed_at_their_border_equal_those_that_are_not(tmp_path):
     """A new stage begins with a new optimizer, but with the weights and not their averages."""
-    from mrcnn.model import MaskRCNN
 
-    def stages(model, numbers):
-        for number in numbers:
-            options = {"stage": f"{number}:heads", "seed": 4, "show_progress": False}
-            model.train(shapes(4), None, 0.02, number + 1, "heads", **options)
+    def train_stage(model, number):
+        options = {"stage_name": f"{number}:heads", "seed": 4, "show_progress": False}
+        model.train(shapes(4), None, 0.02, number + 1, "heads", **options)
 
     first = start(tmp_path / "one")
-    stages(first, (0, 1))
-    second = start(tmp_path / "two")
-    stages(second, (0,))
-    third = start(tmp_path / "two", seed=97)
-    third.resume()
-    stages(third, (1,))
-    assert isinstance(third, MaskRCNN) and third.epoch == 2
-    same(files(third), files(first))
+    train_stage(first, 0)
+    folder = tmp_path / "two" / os.path.basename(first.log_dir)
+    shutil.copytree(first.log_dir, folder)
+    train_stage(first, 1)
+    second = start(tmp_path / "two", seed=97)
+    second.resume()
+    train_stage(second, 1)
+    assert second.epoch == 2 and second.log_dir == str(folder)
+    check_same(state(second), state(first))
