@@ -67,7 +67,7 @@ def test_each_folders_images_come_as_often_as_asked(tmp_path):
     [
         (("--stages", "heads:1,all:2", "--epochs", "3"), "--stages says"),
         (("--stages", "heads:1", "--layers", "heads"), "--stages says"),
-        (("--resume", "logs/run", "--weights", "none"), "--resume goes on"),
+        (("--resume", "logs/run", "--weights", "none"), "--resume continues"),
         (("--paste_data", "other"), "--paste_data needs --paste"),
         (("--paste", "0.5", "--paste_annotations", "other"), "is for --paste_data"),
     ],

@@ -284,7 +284,7 @@ def test_tensorboard_reads_the_rows(tmp_path):
 
 
 @pytest.mark.tf
-def test_tensorboard_shows_pictures(tmp_path):
+def test_tensorboard_shows_images(tmp_path):
     image = np.zeros((4, 6, 3), np.uint8)
     image[1:3, 2:5] = (10, 200, 30)
     RunLog(tmp_path, tensorboard=True).add_image("sample 0", image, 7)

@@ -267,12 +267,12 @@ class Trainer:
     def __init__(self, *answers):
         self.answers, self.batches = list(answers), []
 
-    def dry_step(self, batch):
+    def gradients(self, batch):
         self.batches.append(batch)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer, []
 
 
 BATCH = [np.zeros((4, 8, 8, 3), np.float32)]
