@@ -5,7 +5,6 @@ takes part in the whole batch (anchors, RoIs), so where a batch is split, over d
 time, each part's mean counts by what took part in it: the update is that of the whole batch.
 """
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,9 +24,6 @@ Losses = dict[str, tf.Tensor]  # name -> scalar
 EDGE_LOSS = "mrcnn_edge_loss"
 # What each loss is a mean over: its place in `_counts`.
 _COUNT_OF = dict(zip(LOSS_NAMES, (0, 1, 2, 3, 3), strict=True)) | {EDGE_LOSS: 3}
-
-# Nothing here branches on tensors, and AutoGraph takes a quarter of the time to trace.
-_compiled = functools.partial(tf.function, autograph=False)
 
 
 def set_trainable(model: keras.Model, pattern: str) -> list[str]:
@@ -153,7 +149,7 @@ class Trainer:
         self._update = self._on_all_devices(self._update_one)
         # Computed there (+ 0), so that it lies on a device: a bare input can't be summed.
         self._add_flags = self._on_all_devices(lambda flag: self._sum(flag + 0.0))
-        self._differentiate = _compiled(self._differentiate_all)
+        self._differentiate = tf.function(self._differentiate_all)
 
     def _with_targets(self) -> keras.Model:
         """A model of the losses and of what they were measured on."""
@@ -207,7 +203,7 @@ class Trainer:
         means = {k: tf.math.divide_no_nan(v, counts[_COUNT_OF[k]]) for k, v in sums.items()}
         return {"loss": total_loss(means, self.loss_weights, l2), **means}
 
-    @_compiled
+    @tf.function
     def _add_up(self, ours: Any, more: Any) -> Any:
         return self._on_each_device(
             lambda a, b: [x + y for x, y in zip(a, b, strict=True)], ours, more
@@ -336,7 +332,7 @@ class Trainer:
         def run(*args: Any) -> Any:
             return self._first_of(self._on_each_device(function, *args))
 
-        return _compiled(run)
+        return tf.function(run)
 
     def _sum(self, values: Any) -> Any:
         """Of all devices."""
