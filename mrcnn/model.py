@@ -284,8 +284,8 @@ class MaskRCNN:
             augmentation: imgaug augmenter, or `mrcnn.data.policy.Policy`.
             custom_callbacks: of Keras.
             no_augmentation_sources: sources of images that aren't augmented.
-            options: what `MaskRCNN.train` of matterport lacks.
-            **changes: fields of `TrainingOptions`, such as schedule, seed and workers.
+            options: `TrainingOptions`, which matterport's `train` lacks; None: the defaults.
+            **changes: fields of it, such as schedule, seed and workers.
 
         Returns:
             the rows that were added to the log.
