@@ -85,7 +85,7 @@ def test_options_reach_the_training_of_each_stage(train):
         assert chosen.draw_samples is not None and chosen.repeat_factors is None
     arguments = heads.facts["arguments"]
     assert arguments["command"] == "train" and arguments["early_stopping"] == "4"
-    assert arguments["precision"] == "auto" and arguments["data"].endswith("data0")
+    assert arguments["weights"] == "none" and arguments["data"].endswith("data0")
     assert "schedule" not in arguments and len(arguments) == 43
     assert model.config.STEPS_PER_EPOCH == model.config.VALIDATION_STEPS == 1
 
