@@ -78,14 +78,13 @@ def train_step(args):
     """A function that runs one training step and returns the loss."""
     from mrcnn.data.targets import build_rpn_targets
     from mrcnn.model import MaskRCNN
-    from mrcnn.training import loop
+    from mrcnn.training.step import Trainer, make_optimizer, set_trainable
 
     config = make_config(args)
     model = MaskRCNN("training", config, "logs")
     tame(model.keras_model)
-    loop.set_trainable(model.keras_model, ".*")
-    optimizer = loop.make_optimizer(config, 1e-5)
-    trainer = loop.Trainer(model.keras_model, config, optimizer)
+    set_trainable(model.keras_model, ".*")
+    trainer = Trainer(model.keras_model, config, make_optimizer(config, 1e-5))
 
     boxes = (np.array(BOXES) * args.size).astype(np.int32)
     anchors = config_anchors(config, config.IMAGE_SHAPE)

@@ -55,7 +55,7 @@ from mrcnn.network.tensor_ops import (
 )
 from mrcnn.siblings import sleeves
 from mrcnn.siblings.head import SiblingHead
-from mrcnn.training import checkpoints, loop, run_folders, step
+from mrcnn.training import checkpoints, loop, preflight, run_folders, step
 from mrcnn.training.devices import Cluster, find_cluster
 from mrcnn.training.log import Row
 from mrcnn.training.options import TrainingOptions
@@ -286,8 +286,8 @@ class MaskRCNN:
             augmentation: imgaug augmenter, or `mrcnn.data.policy.Policy`.
             custom_callbacks: of Keras.
             no_augmentation_sources: sources of images that aren't augmented.
-            options: what `MaskRCNN.train` of matterport lacks.
-            **changes: fields of `TrainingOptions`, such as schedule, seed and workers.
+            options: `TrainingOptions`, which matterport's `train` lacks; None: the defaults.
+            **changes: fields of it, such as schedule, seed and workers.
 
         Returns:
             the rows that were added to the log.
@@ -297,7 +297,7 @@ class MaskRCNN:
             TrainingStopped: after SIGINT or SIGTERM: the step was finished and all is saved.
         """
         self._need("training", "train")
-        self._check_datasets(train_dataset, val_dataset)
+        preflight.check_datasets(train_dataset, val_dataset, self.config.NUM_CLASSES)
         self.class_names = classes.check_names(train_dataset.class_names, self.config.NUM_CLASSES)
         options = replace(
             options or TrainingOptions(),
@@ -337,27 +337,6 @@ class MaskRCNN:
         """Gives the Keras model the original's optimizer; `train` does so itself."""
         optimizer = step.make_optimizer(self.config, learning_rate, momentum)
         self.keras_model.compile(optimizer=optimizer)
-
-    def _check_datasets(self, train_dataset: Dataset, val_dataset: Dataset | None) -> None:
-        for which, dataset in (("train", train_dataset), ("validation", val_dataset)):
-            if dataset is None and which == "validation":
-                continue
-            if not len(dataset.image_ids):
-                raise ValueError(
-                    f"the {which} data set has no images; add some and call its prepare()"
-                )
-            if dataset.num_classes != self.config.NUM_CLASSES:
-                raise ValueError(
-                    f"the {which} data set has {dataset.num_classes} classes, background "
-                    f"included, but NUM_CLASSES is {self.config.NUM_CLASSES}; make them equal"
-                )
-        if val_dataset is not None and list(val_dataset.class_names) != list(
-            train_dataset.class_names
-        ):
-            raise ValueError(
-                "the class names of the two data sets differ: "
-                f"{list(train_dataset.class_names)} and {list(val_dataset.class_names)}"
-            )
 
     # --- Detection ------------------------------------------------------------------------
 

@@ -166,16 +166,15 @@ class TrainOptions(TrainingOptions, _CommandOptions):
         return [Stage(self.layers or "all", self.epochs or 90)]
 
     @property
-    def as_given(self) -> dict[str, str]:
-        """Names and values on the command line, for run.json."""
-        values = {"command": "train"}
-        for field in dataclasses.fields(self):
-            if "flags" in field.metadata:
-                value = getattr(self, field.name)
-                values[field.name] = (
-                    " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                )
-        return values
+    def as_text(self) -> dict[str, str]:
+        """The options by their names, for run.json."""
+        names = [field.name for field in dataclasses.fields(self) if "flags" in field.metadata]
+        values = {name: getattr(self, name) for name in names} | {"weights": self.start}
+        texts = {
+            name: " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            for name, value in values.items()
+        }
+        return {"command": "train", **texts}
 
 
 def run_train(options: TrainOptions) -> int:
@@ -198,7 +197,7 @@ def run_train(options: TrainOptions) -> int:
     options = dataclasses.replace(
         options,
         repeat_factors=None if (visits == 1).all() else visits,
-        facts={"arguments": options.as_given},
+        facts={"arguments": options.as_text},
         **_validation(options, model, val_set),
     )
     try:

@@ -122,8 +122,8 @@ def _slurm_tasks() -> tuple[int, int, tf.distribute.cluster_resolver.ClusterReso
         own = addresses[index]
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"Slurm's variables tell of {os.environ['SLURM_STEP_NUM_TASKS']} tasks, but where they "
-            f"run can't be found out ({error!r}); start them by srun, or set TF_CONFIG"
+            f"Slurm started {os.environ['SLURM_STEP_NUM_TASKS']} tasks, but its variables don't say "
+            f"where they run ({error!r}); start them by srun, or set TF_CONFIG"
         ) from error
     local = sum(address.split(":")[0] == own.split(":")[0] for address in addresses)
     gpus = _share_gpus(local, int(own.split(":")[1]) - first)

@@ -5,6 +5,7 @@ run that goes on from a checkpoint gives the same weights, bit by bit, as one th
 stopped (on one CPU; other devices may add in another order).
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -94,18 +95,8 @@ def train(
     """What `MaskRCNN.train` does; see there."""
     config, cluster = model.config, model.cluster
     names = set_trainable(model.keras_model, stage_patterns(config.BACKBONE).get(layers, layers))
-    with cluster.strategy.scope():
-        optimizer = make_optimizer(config, learning_rate, replicas=cluster.replicas)
-    model.keras_model.compile(optimizer=optimizer)  # so that callbacks find model.optimizer
-    trainer = Trainer(
-        model.keras_model,
-        config,
-        optimizer,
-        cluster=cluster,
-        accumulate=options.accumulate,
-        seed=options.seed,
-    )
-    loader, val_loader = make_loaders(train_dataset, val_dataset, config, cluster, options)
+    trainer = _make_trainer(model, learning_rate, options)
+    loader, val_loader = _make_loaders(train_dataset, val_dataset, config, cluster, options)
     if options.check or options.dry_run:
         with workers_may_fail(cluster):
             preflight.check(model, trainer, loader, val_dataset, options)
@@ -157,7 +148,22 @@ def train(
         model.epoch, model.progress = loop.progress.epoch, loop.progress
 
 
-def make_loaders(
+def _make_trainer(model: TrainedModel, learning_rate: float, options: TrainingOptions) -> Trainer:
+    with model.cluster.strategy.scope():
+        replicas = model.cluster.replicas
+        optimizer = make_optimizer(model.config, learning_rate, replicas=replicas)
+    model.keras_model.compile(optimizer=optimizer)  # so that callbacks find model.optimizer
+    return Trainer(
+        model.keras_model,
+        model.config,
+        optimizer,
+        cluster=model.cluster,
+        accumulate=options.accumulate,
+        seed=options.seed,
+    )
+
+
+def _make_loaders(
     train_dataset: Dataset,
     val_dataset: Dataset | None,
     config: Config,
@@ -165,24 +171,22 @@ def make_loaders(
     options: TrainingOptions,
 ) -> tuple[BatchLoader, BatchLoader | None]:
     """Loaders of this process's share of each batch, for training and validation."""
-    common: dict[str, Any] = {
-        "batch_size": config.BATCH_SIZE * cluster.workers,
-        "seed": options.seed,
-        "workers": options.workers,
-        "shard": (cluster.index, cluster.workers),
-    }
-    loader = BatchLoader(
+    make = functools.partial(
+        BatchLoader,
+        config=config,
+        batch_size=config.BATCH_SIZE * cluster.workers,
+        seed=options.seed,
+        workers=options.workers,
+        shard=(cluster.index, cluster.workers),
+    )
+    loader = make(
         train_dataset,
-        config,
         shuffle=True,
         augmentation=options.augmentation,
         no_augmentation_sources=options.no_augmentation_sources,
         repeat_factors=options.repeat_factors,
-        **common,
     )
-    if val_dataset is None:
-        return loader, None
-    return loader, BatchLoader(val_dataset, config, shuffle=False, **common)
+    return loader, make(val_dataset, shuffle=False) if val_dataset is not None else None
 
 
 @dataclass

@@ -32,6 +32,26 @@ class PreflightError(ValueError):
         super().__init__("\n  ".join(["before the first epoch:", *findings]))
 
 
+def check_datasets(train_dataset: Dataset, val_dataset: Dataset | None, num_classes: int) -> None:
+    """Raises ValueError if the data sets don't fit the model, or each other."""
+    for which, dataset in (("train", train_dataset), ("validation", val_dataset)):
+        if dataset is None:
+            continue
+        if not len(dataset.image_ids):
+            raise ValueError(f"the {which} data set has no images; add some and call its prepare()")
+        if dataset.num_classes != num_classes:
+            raise ValueError(
+                f"the {which} data set has {dataset.num_classes} classes, background included, "
+                f"but NUM_CLASSES is {num_classes}; make them equal"
+            )
+    names = list(train_dataset.class_names)
+    if val_dataset is not None and list(val_dataset.class_names) != names:
+        raise ValueError(
+            "the class names of the two data sets differ: "
+            f"{names} and {list(val_dataset.class_names)}"
+        )
+
+
 def check(
     model: "TrainedModel",
     trainer: "Trainer",
@@ -194,7 +214,7 @@ def try_step(trainer: "Trainer", batch: "Batch") -> tuple[list[str], dict[str, f
     try:
         for name in ("first_seconds", "seconds"):
             start = time.perf_counter()
-            losses = {k: float(v) for k, v in trainer.dry_step(batch).items()}
+            losses = {k: float(v) for k, v in trainer.gradients(batch)[0].items()}
             facts[name] = time.perf_counter() - start
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         return [

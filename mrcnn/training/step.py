@@ -166,19 +166,28 @@ class Trainer:
 
     def train(self, batch: Batch) -> Losses:
         """One step. Returns "loss" and the losses before it, means over the whole batch."""
-        losses, gradients = self._whole_batch(batch)
+        losses, gradients = self.gradients(batch)
         self._update(gradients)
         self.step += 1
         return losses
 
-    def dry_step(self, batch: Batch) -> Losses:
-        """`train` without the update."""
-        return self._whole_batch(batch)[0]
+    def gradients(self, batch: Batch) -> tuple[Losses, list[Any]]:
+        """What `train` computes before its update: the losses, and gradients before clipping.
 
-    def gradients(self, batch: Batch) -> tuple[Losses, list[tf.Tensor]]:
-        """Losses, and gradients before clipping in the order of `variables`, on one device."""
-        keys = self._keys(0, batch[0].shape[0])
-        return self._differentiate_one([tf.convert_to_tensor(x) for x in batch], keys, None)
+        The gradients are in the order of `variables`; each is the whole sum on every device.
+        """
+        parts = self._parts(batch, self.step)
+        if len(parts) == 1:
+            return self._differentiate(*parts[0], None)
+        # What takes part in the whole batch must be known before any gradient, and is after a
+        # pass forward.
+        counts = tf.add_n([self._count(*part) for part in parts])
+        losses, gradients = self._differentiate(*parts[0], counts)
+        for part in parts[1:]:
+            found, more = self._differentiate(*part, counts)
+            losses = {name: value + found[name] for name, value in losses.items()}
+            gradients = self._add_up(gradients, more)
+        return losses, gradients
 
     def validate(self, batch: Batch) -> Losses:
         """The losses of a batch, without a step.
@@ -193,20 +202,6 @@ class Trainer:
             sums = {k: v + sums.get(k, 0.0) for k, v in found.items()}
         means = {k: tf.math.divide_no_nan(v, counts[_COUNT_OF[k]]) for k, v in sums.items()}
         return {"loss": total_loss(means, self.loss_weights, l2), **means}
-
-    def _whole_batch(self, batch: Batch) -> tuple[Losses, Any]:
-        parts = self._parts(batch, self.step)
-        if len(parts) == 1:
-            return self._differentiate(*parts[0], None)
-        # What takes part in the whole batch must be known before any gradient, and is after a
-        # pass forward.
-        counts = tf.add_n([self._count(*part) for part in parts])
-        losses, gradients = self._differentiate(*parts[0], counts)
-        for part in parts[1:]:
-            found, more = self._differentiate(*part, counts)
-            losses = {name: value + found[name] for name, value in losses.items()}
-            gradients = self._add_up(gradients, more)
-        return losses, gradients
 
     @tf.function
     def _add_up(self, ours: Any, more: Any) -> Any:

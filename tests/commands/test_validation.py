@@ -1,4 +1,4 @@
-"""What a model in training finds, by a detector that follows its weights."""
+"""Mask AP and sample images of a model in training, from a detector that follows its weights."""
 
 import json
 
@@ -6,65 +6,78 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrcnn.core.classes import DEEPFASHION2
+from tests.helpers.coco_files import read_data
+from tests.helpers.shapes import SmallConfig
 
 pytestmark = pytest.mark.tf
 
-
-@pytest.fixture
-def annotated(tmp_path, small_weights, golden_images):
-    """An image, and its COCO file: trousers wherever the small model sees some."""
-    from mrcnn.predictor import Predictor
-
-    picture = np.ascontiguousarray(golden_images["grace_hopper"])
-    height, width = picture.shape[:2]
-    (tmp_path / "image").mkdir()
-    Image.fromarray(picture).save(tmp_path / "image" / "7.png")
-    settings = {"min_score": 0.05, "batch_size": 1, "precision": "float32"}
-    (seen,) = Predictor.load(small_weights, classes=["trousers"], **settings)([picture])
-    annotations = []
-    for i, (y1, x1, y2, x2) in enumerate(seen.boxes.tolist(), start=1):
-        trousers = {"id": i, "image_id": 7, "category_id": 8, "iscrowd": 0}
-        trousers |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
-        trousers["segmentation"] = [[x1, y1, x2, y1, x2, y2, x1, y2]]
-        annotations.append(trousers)
-    assert annotations
-    content = {
-        "images": [{"id": 7, "file_name": "7.png", "height": height, "width": width}],
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(DEEPFASHION2) if i],
-    }
-    path = tmp_path / "validation_coco.json"
-    path.write_text(json.dumps(content))
-    return path, picture
+BOX = (10, 5, 70, 45)  # of the only shirt in each image, y1, x1, y2, x2
 
 
-def test_it_follows_the_weights(small_weights, annotated, tmp_path):
-    from mrcnn.commands.judge import Judge
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory):
+    """A data set of two noisy images with a shirt each, and its COCO file."""
+    folder = tmp_path_factory.mktemp("data")
+    y1, x1, y2, x2 = BOX
+    images, annotations = [], []
+    for i in (7, 8):
+        pixels = np.random.default_rng(i).integers(0, 256, (80, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 60, "height": 80})
+        polygon = [x1, y1, x2, y1, x2, y2, x1, y2]
+        shirt = {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": [polygon]}
+        area = (x2 - x1) * (y2 - y1)
+        annotations.append(shirt | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area})
+    categories = [{"id": 1, "name": "shirt"}, {"id": 2, "name": "skirt"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(content))
+    return read_data(folder), folder / "coco.json"
 
-    from mrcnn.data.dataset import CocoDataset
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
     from mrcnn.model import MaskRCNN
-    from mrcnn.presets import CompactConfig
 
-    path, picture = annotated
-    dataset = CocoDataset()
-    dataset.load_coco(str(path), str(tmp_path / "image"))
-    dataset.prepare()
-    values = {"IMAGE_MIN_DIM": 128, "IMAGE_MAX_DIM": 128, "COMPUTE_DTYPE": "float32"}
-    model = MaskRCNN("training", CompactConfig.from_dict(values), str(tmp_path / "logs"))
-    model.load_weights(small_weights)
-    judge = Judge(model, dataset, path)
-    bias = model.keras_model.get_layer("mrcnn_class_logits").bias
-    found = bias.numpy() + np.where(np.arange(14) == 8, 8, 0).astype(np.float32)  # trousers
-    bias.assign(found)
+    model = MaskRCNN("training", SmallConfig(), str(tmp_path_factory.mktemp("logs")))
+    model.class_names = ("BG", "shirt", "skirt")
+    return model
 
-    ((name, drawn),) = judge.samples(1)
-    assert name == "image 7" and drawn.shape == picture.shape and (drawn != picture).any()
-    before = judge.mask_ap()
-    assert 0 < before <= 1
 
-    bias.assign(np.where(np.arange(14) == 0, 50, found).astype(np.float32))  # all is background
-    assert judge.mask_ap() == 0
-    np.testing.assert_array_equal(judge.samples(1)[0][1], picture)
-    bias.assign(found)
-    assert judge.mask_ap() == before
+def test_mask_ap_by_hand(model, annotated, monkeypatch):
+    from mrcnn.commands.validation import ValidationDetector
+    from mrcnn.inference.results import Result
+
+    def find(count):
+        """A predictor that finds the shirt exactly, in so many images."""
+        left = [[BOX]] * count + [[]] * (2 - count)
+
+        def predictor(images):
+            boxes = np.array(left.pop(0)).reshape(-1, 4)
+            n = len(boxes)
+            masks = np.ones((n, 28, 28), np.float32)
+            return [Result(images[0], boxes, [1] * n, [0.9] * n, masks, model.class_names)]
+
+        return lambda min_score: predictor
+
+    detector = ValidationDetector(model, *annotated)
+    # 101 recalls of 0, 0.01, ..., 1: one of two shirts is a recall of 0.5.
+    for count, expected in ((2, 1.0), (1, 51 / 101), (0, 0.0)):
+        monkeypatch.setattr(detector, "_predictor", find(count))
+        assert detector.mask_ap() == pytest.approx(expected)
+
+
+def test_it_follows_the_weights(model, annotated):
+    from mrcnn.commands.validation import ValidationDetector
+
+    dataset, path = annotated
+    detector = ValidationDetector(model, dataset, path, count=1, seed=2)
+    head = model.keras_model.get_layer("mrcnn_class_logits")
+    head.kernel.assign(np.zeros(head.kernel.shape))
+    head.bias.assign([0, 8, 0])  # all are shirts
+    ((name, drawn),) = detector.draw_samples(4)
+    image_id = int(name.removeprefix("image "))
+    image = dataset.load_image([7, 8].index(image_id))
+    assert drawn.shape == image.shape and (drawn != image).any()
+    head.bias.assign([50, 0, 0])  # all is background
+    np.testing.assert_array_equal(detector.draw_samples(4)[0][1], image)
+    assert detector.mask_ap() == 0.0

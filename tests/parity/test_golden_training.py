@@ -52,34 +52,26 @@ def model(record):
 
 @pytest.fixture(scope="module")
 def start(model, resnet50_file):
-    """f(layers) -> a trainer at the golden weights, and its gradients as a graph.
-
-    There is one trainer for each of `heads` and `all`, as tracing takes longer than a step.
-    """
-    import tensorflow as tf
-
+    """f(layers) -> a trainer at the golden weights; each traces its step once for all tests."""
     from mrcnn.network.backbone import stage_patterns
-    from mrcnn.training import step
+    from mrcnn.training.step import Trainer, make_optimizer, set_trainable
 
-    made = {}
+    started = {}
+    network = model.keras_model
+    # As recorded; the order of RoIs changes the last digits of sums.
+    network.get_layer("proposal_targets").shuffle = False
 
-    def at_the_golden_weights(layers):
-        model.keras_model.load_weights(resnet50_file)
-        # As recorded; the order of RoIs changes the last digits of sums.
-        model.keras_model.get_layer("proposal_targets").shuffle = False
-        step.set_trainable(model.keras_model, stage_patterns("resnet50")[layers])
-        if layers not in made:
-            optimizer = step.make_optimizer(model.config, 1e-3)
-            trainer = step.Trainer(model.keras_model, model.config, optimizer)
-            fresh = [np.array(v) for v in optimizer.variables]
-            made[layers] = trainer, tf.function(trainer.gradients), fresh
-        trainer, gradients, fresh = made[layers]
-        for variable, value in zip(trainer.optimizer.variables, fresh, strict=True):
-            variable.assign(value)
-        trainer.step = 0
-        return trainer, gradients
+    def start(layers):
+        network.load_weights(resnet50_file)
+        set_trainable(network, stage_patterns("resnet50")[layers])
+        if layers not in started:
+            trainer = Trainer(network, model.config, make_optimizer(model.config, 1e-3))
+            started[layers] = trainer, trainer.state()
+        trainer, state = started[layers]
+        trainer.load_state(state)
+        return trainer
 
-    return at_the_golden_weights
+    return start
 
 
 def weight_names(trainer):
@@ -91,8 +83,7 @@ def weight_names(trainer):
 
 @pytest.mark.parametrize("layers", ["heads", "all"])
 def test_the_same_weights_train(start, record, layers):
-    trainer, _ = start(layers)
-    assert sorted(weight_names(trainer)) == sorted(record[layers]["trainable_weights"])
+    assert sorted(weight_names(start(layers))) == sorted(record[layers]["trainable_weights"])
 
 
 @pytest.mark.parametrize("layers", ["heads", pytest.param("all", marks=pytest.mark.slow)])
@@ -100,9 +91,9 @@ def test_losses_gradients_and_two_steps(start, golden, record, batch, layers):
     import tensorflow as tf
 
     expected = record[layers]
-    trainer, gradients_of = start(layers)
+    trainer = start(layers)
     names = weight_names(trainer)
-    losses, gradients = gradients_of([tf.convert_to_tensor(x) for x in batch])
+    losses, gradients = trainer.gradients(batch)
     for name in NAMES:
         assert float(losses[name]) == pytest.approx(expected["losses"][name], rel=1e-4), name
     assert float(losses["loss"]) == pytest.approx(expected["total"], rel=1e-4)
@@ -124,9 +115,6 @@ def test_losses_gradients_and_two_steps(start, golden, record, batch, layers):
         limit = 1e-5 + (3e-4 if layers == "heads" else 1e-3) * expected["grad_norms"][name]
         np.testing.assert_allclose(ours, theirs, atol=limit, err_msg=name)
 
-    trained = {id(v) for v in trainer.variables}
-    frozen = [v for v in trainer.model.variables if id(v) not in trained]
-    before = [v.numpy().copy() for v in frozen]
     for step in (1, 2):
         returned = trainer.train(batch)
         for name in ("loss", *NAMES):
@@ -139,7 +127,15 @@ def test_losses_gradients_and_two_steps(start, golden, record, batch, layers):
             theirs = golden[f"{layers}.step{step}.{name.removesuffix(':0')}"]
             ours = variable.numpy().ravel()[at]
             np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=f"{name} step {step}")
-    assert len(frozen) > (200 if layers == "heads" else 100)
+
+
+def test_frozen_weights_stay(model, start, batch):
+    trainer = start("heads")
+    trained = {id(v) for v in trainer.variables}
+    frozen = [v for v in model.keras_model.variables if id(v) not in trained]
+    before = [v.numpy().copy() for v in frozen]
+    trainer.train(batch)
+    assert len(frozen) > 200
     for variable, old in zip(frozen, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)
 
@@ -149,25 +145,21 @@ def test_ten_steps(start, batch):
     """With `heads` the original itself stays within 3e-5 under tiny noise on the weights."""
     curve = read_json("train_T1_curve.json")["heads"]
     rows = np.array(curve["rows"] if isinstance(curve, dict) else curve)
-    trainer, _ = start("heads")
-    ours, traces = [], None
+    trainer = start("heads")
+    ours = []
     for _ in range(len(rows)):
         losses = trainer.train(batch)
         ours.append([float(losses[n]) for n in ("loss", *NAMES)])
-        traces = traces or trainer.traces
     np.testing.assert_allclose(ours, rows, rtol=3e-4)
-    assert trainer.traces == traces
+    assert trainer.traces == 1
 
 
 def test_two_identical_steps_give_identical_gradients(start, batch):
     """The original's gradients differ from run to run on CPUs (crop_and_resize)."""
-    import tensorflow as tf
-
-    _, gradients_of = start("heads")
-    inputs = [tf.convert_to_tensor(x) for x in batch]
-    first = [g.numpy() for g in gradients_of(inputs)[1]]
-    for _ in range(2):
-        for a, b in zip(first, gradients_of(inputs)[1], strict=True):
+    trainer = start("heads")
+    first = [g.numpy() for g in trainer.gradients(batch)[1]]
+    for _ in range(3):
+        for a, b in zip(first, trainer.gradients(batch)[1], strict=True):
             np.testing.assert_array_equal(a, b.numpy())
 
 
@@ -187,3 +179,49 @@ def test_targets(model, golden, batch):
     # Interpolated values of 0.5 round either way.
     assert (masks != theirs).sum() <= 3
     assert theirs.sum() > 40_000
+
+
+def test_bbox_loss_reaches_the_rpn_through_its_targets(model, resnet50_file, batch, golden_dir):
+    """With proposals of the RPN the original's mrcnn_bbox_loss has a path into the RPN."""
+    from mrcnn.model import MaskRCNN
+    from tests.helpers import config_from
+
+    values = {**read_json("train_T1.json")["config"], "USE_RPN_ROIS": True}
+    values.update(POST_NMS_ROIS_TRAINING=64, IMAGE_MIN_DIM=256, IMAGE_MAX_DIM=256)
+    norms = {}
+    for stop in (False, True):
+        model = MaskRCNN("training", config_from(values, STOP_TARGET_GRADIENT=stop), "logs")
+        model.keras_model.load_weights(resnet50_file)
+        boxes = [*batch[:5], near_proposals(model, batch), batch[6]]
+        norms[stop] = rpn_gradient_norm(model, boxes, "mrcnn_bbox_loss")
+    assert norms[True] == 0.0
+    assert np.isfinite(norms[False]) and norms[False] > 1e-3
+
+
+def rpn_gradient_norm(model, batch, loss_name):
+    """Norm of a loss's gradient to the kernel of rpn_bbox_pred."""
+    import keras
+    import tensorflow as tf
+
+    layer = model.keras_model.get_layer("rpn_model").get_layer("rpn_bbox_pred")
+    part = keras.Model(model.keras_model.inputs, model.keras_model.get_layer(loss_name).output)
+
+    @tf.function
+    def gradient(inputs):
+        with tf.GradientTape() as tape:
+            loss = part(inputs, training=False)
+        return tape.gradient(loss, layer.kernel.value, unconnected_gradients="zero")
+
+    return float(tf.norm(gradient([tf.convert_to_tensor(x) for x in batch])))
+
+
+def near_proposals(model, batch):
+    """Ground truth boxes that some proposals overlap well: proposals, moved by 2 pixels."""
+    import keras
+    import tensorflow as tf
+
+    roi = keras.Model(model.keras_model.inputs, model.keras_model.get_layer("ROI").output)
+    proposals = tf.function(roi)([tf.convert_to_tensor(x) for x in batch[:7]]).numpy() * 255
+    boxes = np.zeros_like(batch[5])
+    boxes[:, :5] = proposals[:, :5] + [0, 0, 3, 3]
+    return boxes * (batch[4] != 0)[..., None]
