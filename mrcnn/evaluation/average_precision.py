@@ -198,8 +198,9 @@ def match_detections(
 def rank_in_runs(keys: np.ndarray) -> np.ndarray:
     """Position of each element within its run of equal, neighbouring keys."""
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else keys
-    runs: np.ndarray = np.diff(np.r_[starts, len(keys)])
-    return np.arange(len(keys)) - np.repeat(starts, runs)
+    first: np.ndarray = np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+    ranks: np.ndarray = np.arange(len(keys)) - first
+    return ranks
 
 
 def _areas(detections: Detections, kind: str) -> np.ndarray:
@@ -207,7 +208,7 @@ def _areas(detections: Detections, kind: str) -> np.ndarray:
         # A few at a time: pycocotools 2.0.11 fails on more than 255 (their number is a uint8).
         parts = [detections.rles[i : i + 250] for i in range(0, len(detections), 250)]
         return np.array([area for part in parts for area in rle_tools.area(part)], float)
-    return detections.boxes[:, 2] * detections.boxes[:, 3]
+    return np.prod(detections.boxes[:, 2:], axis=1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 I images, G instances, N detections, K classes.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -222,7 +223,7 @@ def boundary_iou(a: masks.RLE, b: masks.RLE) -> float:
     It is the IoU of the parts of both masks that lie within 2 % of the image's diagonal of their
     own outline; the image's edge counts as outline.
     """
-    radius = max(1, round(BOUNDARY_SHARE * float(np.hypot(*a["size"]))))
+    radius = max(1, round(BOUNDARY_SHARE * math.hypot(*a["size"])))
     x, y, w, h = masks.bounds(masks.union([a, b])).astype(int)
     parts = [masks.decode(mask)[y : y + h, x : x + w].view(bool) for mask in (a, b)]
     bands = [part & ~_eroded(part, radius) for part in parts]

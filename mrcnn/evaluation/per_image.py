@@ -131,7 +131,7 @@ def compute_ap_range(
     truth = (gt_box, gt_class_id, gt_mask)
     predicted = (pred_box, pred_class_id, pred_score, pred_mask)
     scores = [compute_ap(*truth, *predicted, iou_threshold=float(t))[0] for t in thresholds]
-    average: float = np.mean(scores)
+    average = np.float64(np.mean(scores))
     if verbose:
         for threshold, score in zip(thresholds, scores, strict=True):
             print(f"AP @{threshold:.2f}:\t {score:.3f}")

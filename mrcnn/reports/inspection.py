@@ -170,7 +170,7 @@ def summary(found: Mapping[str, Any]) -> str:
 
 def _words_shown(name: str, counts: Mapping[str, int] | None) -> list[str]:
     """The words of an attribute, and "other" and "missing" if they occur."""
-    return [word for word in counts or () if counts[word] or word in WORDS[name]]
+    return [word for word, n in (counts or {}).items() if n or word in WORDS[name]]
 
 
 def _sheet_lines(found: Mapping[str, Any]) -> Iterator[str]:
