@@ -80,7 +80,8 @@ def _add_inference(command):
 def run_inference(args):
     """Finds garments in images or a video; returns the exit status."""
     from mrcnn.core.reading import MAX_PIXELS
-    from mrcnn.inference.pipeline import list_inputs, run_pictures
+    from mrcnn.inference.listing import list_inputs
+    from mrcnn.inference.pipeline import run_images
     from mrcnn.inference.video import load_av, run_video
     from mrcnn.inference.writers import Outputs
 
@@ -92,19 +93,20 @@ def run_inference(args):
         _check_video(args)
         load_av()
         args.batch_size = args.batch_size or 1  # each frame is shown as soon as it can be
-    elif len(list_inputs(args.input_folder, args.output_folder, args.recursive).pictures) < 4:
-        args.batch_size = args.batch_size or 1  # a batch of four would not get full
+    else:
+        listing = list_inputs(args.input_folder, args.output_folder, args.recursive)
+        if len(listing.images) < 4:
+            args.batch_size = args.batch_size or 1  # a batch of four would not get full
     share_heap()
     predictor = load_predictor(args)
     if args.video is not None:
         run_video(predictor, args.video, args.output_folder, outputs)
         return 0
-    summary = run_pictures(
+    summary = run_images(
         predictor,
-        args.input_folder,
+        listing,
         args.output_folder,
         outputs,
-        recursive=args.recursive,
         resume=args.resume,
         strict=args.strict,
         max_pixels=args.max_pixels or MAX_PIXELS,

@@ -139,7 +139,7 @@ def test_id_and_name_stay_together_to_the_end(checkpoint, tmp_path, golden_image
         # A class head that always answers with this class.
         head.bias.assign(20.0 * (np.arange(14) == class_id))
         texts.clear()
-        pipeline.run_pictures(predictor, tmp_path / "in", out, outputs, progress=False)
+        pipeline.run_images(predictor, tmp_path / "in", out, outputs, progress=False)
         results = json.loads((out / "results.json").read_text())
         assert results and {r["category_id"] for r in results} == {class_id}
         assert {re.sub(r" [\d.]+$", "", text) for text in texts} == {name}
