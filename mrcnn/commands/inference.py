@@ -88,7 +88,8 @@ class InferenceOptions(DetectorOptions, ImageOptions):
 
 def run_inference(options: InferenceOptions) -> int:
     """Detects garments in images or a video; returns the exit status."""
-    from mrcnn.inference.pipeline import list_inputs, run_pictures
+    from mrcnn.inference.listing import list_inputs
+    from mrcnn.inference.pipeline import run_images
 
     # Mistakes are found before TensorFlow is loaded, which takes seconds.
     outputs = Outputs(**subset(options, Outputs))
@@ -98,12 +99,11 @@ def run_inference(options: InferenceOptions) -> int:
     if options.video is not None:
         return _run_video(options, outputs)
     listing = list_inputs(options.input_folder, options.output_folder, options.recursive)
-    summary = run_pictures(
-        _load_predictor(options, one_by_one=len(listing.pictures) < 4),
-        options.input_folder,
+    summary = run_images(
+        _load_predictor(options, one_by_one=len(listing.images) < 4),
+        listing,
         options.output_folder,
         outputs,
-        recursive=options.recursive,
         resume=options.resume,
         strict=options.strict,
         max_pixels=max_pixels,

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from mrcnn import __version__
-from mrcnn.commands import convert
 from mrcnn.commands.arguments import Command, Help, UsageError, add_options, from_arguments
+from mrcnn.commands.convert import ConvertOptions, run_convert
 from mrcnn.commands.environment import assume_frozen_weights
 from mrcnn.commands.evaluate import EvaluateOptions, run_evaluate
 from mrcnn.commands.inference import InferenceOptions, run_inference
@@ -17,8 +17,8 @@ from mrcnn.commands.train import TrainOptions, run_train
 COMMANDS = (
     Command(
         "convert",
-        convert.build_parser,
-        convert.main,
+        ConvertOptions,
+        run_convert,
         "convert DeepFashion2 annotations to COCO JSON, or make demo data",
         (
             "--data data/deepfashion2 --splits train validation",
@@ -86,8 +86,7 @@ def build_parser(program: str = "model.py") -> argparse.ArgumentParser:
             epilog=command.epilog(program),
             formatter_class=Help,
         )
-        if command.name != "convert":  # MERGE: until it has ConvertOptions
-            add_options(one, command.options)
+        add_options(one, command.options)
         one.set_defaults(called=command)
     return parser
 
@@ -108,9 +107,6 @@ def main(
         right; 3 if images failed, a loss wasn't finite or a process was lost; 130 if a signal
         ended it early.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["convert"]:  # MERGE: until it has ConvertOptions
-        return convert.main(argv[1:])
     arguments = build_parser(program).parse_args(argv)
     command: Command = arguments.called
     if own_process:

@@ -49,7 +49,7 @@ def test_every_help_is_readable(name, capsys):
     assert "--data PATH" in text or "--data DIR" in text or name == "inference"
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("program", "call"),
     [
