@@ -15,6 +15,7 @@ import tensorflow as tf
 from mrcnn.config import Config
 from mrcnn.core import classes
 from mrcnn.core.boxes import compute_backbone_shapes, config_anchors, denorm_boxes, norm_boxes
+from mrcnn.core.files import PathLike
 from mrcnn.core.image import compose_image_meta, mold_image, parse_image_meta, unmold_image
 from mrcnn.data.dataset import Dataset
 from mrcnn.data.generators import DataGenerator, data_generator
@@ -126,7 +127,7 @@ class MaskRCNN:
         model_dir: folder that run folders are made in.
     """
 
-    def __init__(self, mode: str, config: Config, model_dir: str | Path) -> None:
+    def __init__(self, mode: str, config: Config, model_dir: PathLike) -> None:
         if mode not in ("training", "inference"):
             raise ValueError(f"got mode {mode!r}; use 'training' or 'inference'")
         config.validate()
@@ -169,7 +170,7 @@ class MaskRCNN:
     # --- Weights and run folders ----------------------------------------------------------
 
     def load_weights(
-        self, filepath: str | Path, by_name: bool = False, exclude: Iterable[str] | None = None
+        self, filepath: PathLike, by_name: bool = False, exclude: Iterable[str] | None = None
     ) -> weights.LoadReport:
         """Loads a weights file; see `weights.load`.
 
@@ -193,7 +194,7 @@ class MaskRCNN:
         self.set_log_dir(filepath)
         return report
 
-    def save_weights(self, filepath: str | Path, dtype: str = "float32") -> None:
+    def save_weights(self, filepath: PathLike, dtype: str = "float32") -> None:
         """Writes the weights, class names, configuration and sleeve head; see `weights.save`."""
         # A file that says that its head is used must have one.
         config = self.config.to_dict() | {"SLEEVE_REFINE": False}
@@ -218,7 +219,7 @@ class MaskRCNN:
         """
         return run_folders.find_last(self.model_dir, self.run_name)
 
-    def set_log_dir(self, model_path: str | Path | None = None) -> None:
+    def set_log_dir(self, model_path: PathLike | None = None) -> None:
         """Goes on with the run that a checkpoint belongs to, or plans a new one."""
         epoch = run_folders.parse_checkpoint(model_path) if model_path else None
         self.epoch, self._has_folder = epoch or 0, False
@@ -310,7 +311,7 @@ class MaskRCNN:
         self.random_layers = []
         return rows
 
-    def resume(self, folder: str | Path | None = None) -> Path:
+    def resume(self, folder: PathLike | None = None) -> Path:
         """Goes on with a run: loads its newest whole checkpoint, for `train` to continue.
 
         Args:

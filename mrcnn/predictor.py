@@ -1,6 +1,7 @@
 """Images in, garments out: the detector as programs use it.
 
-    from mrcnn.predictor import Predictor
+    from mrcnn.core.files import PathLike
+from mrcnn.predictor import Predictor
 
     predictor = Predictor.load("weights")
     for result in predictor.stream(["a.jpg", "b.png"]):
@@ -24,6 +25,7 @@ import tensorflow as tf
 
 from mrcnn.config import Config
 from mrcnn.core.boxes import compute_overlaps
+from mrcnn.core.files import PathLike
 from mrcnn.core.reading import read_image
 from mrcnn.inference.results import Result, without_overlaps
 from mrcnn.model import MaskRCNN
@@ -114,7 +116,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str] = "weights",
+        path: PathLike = "weights",
         size: int | None = None,
         precision: str = "auto",
         min_score: float | None = None,
@@ -182,11 +184,11 @@ class Predictor:
         digest.update(orjson.dumps(settings, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
         return digest.hexdigest()
 
-    def __call__(self, images: Iterable[str | os.PathLike[str] | np.ndarray]) -> list[Result]:
+    def __call__(self, images: Iterable[PathLike | np.ndarray]) -> list[Result]:
         """`stream` as a list, which holds all images."""
         return list(self.stream(images))
 
-    def stream(self, images: Iterable[str | os.PathLike[str] | np.ndarray]) -> Iterator[Result]:
+    def stream(self, images: Iterable[PathLike | np.ndarray]) -> Iterator[Result]:
         """Detects in one image after the other.
 
         Args:
@@ -200,8 +202,8 @@ class Predictor:
             raise ValueError("got one image; give a list of images")
         batch: list[Prepared] = []
         for image in images:
-            is_path = isinstance(image, (str, os.PathLike))
-            batch.append(self.prepare(read_image(image) if is_path else np.asarray(image)))
+            pixels = image if isinstance(image, np.ndarray) else read_image(image)
+            batch.append(self.prepare(pixels))
             if len(batch) == self.batch_size:
                 yield from self._results(batch)
                 batch = []
@@ -248,11 +250,14 @@ class Predictor:
     def to_result(self, prepared: Prepared, raw: list[Raw]) -> Result:
         """The result of an image, from its entry of what `detect` returned."""
         shape, found = prepared.image.shape, []
-        for (molded, _, window), (rows, masks) in zip(prepared.views, raw, strict=True):
+        for (molded, _, window), (rows, raw_masks) in zip(prepared.views, raw, strict=True):
             boxes, ids, scores, used = detection.unmold_boxes(rows, shape, molded.shape, window)
-            found.append((boxes, ids, scores, np.asarray(masks[used], np.float32)))
-        merged = merge_views(found[0], found[1], shape[1]) if self._tta else found[0]
-        result = Result(prepared.image, *merged, self.class_names, refined=self._refine)
+            found.append((boxes, ids, scores, np.asarray(raw_masks[used], np.float32)))
+        boxes, ids, scores, masks = (
+            merge_views(found[0], found[1], shape[1]) if self._tta else found[0]
+        )
+        names = self.class_names
+        result = Result(prepared.image, boxes, ids, scores, masks, names, refined=self._refine)
         keep = result.scores >= self._min_score
         if self._tta:  # the rounded mean of two views' boxes may have no area
             keep &= (result.boxes[:, 2:] > result.boxes[:, :2]).all(axis=1)
@@ -280,7 +285,7 @@ def _usual_batch(config: Config) -> int:
     return 4 if max(config.IMAGE_SHAPE[:2]) <= SMALL_INPUT else 1
 
 
-def load_whole(model: MaskRCNN, path: str | os.PathLike[str]) -> None:
+def load_whole(model: MaskRCNN, path: PathLike) -> None:
     """Loads a weights file that must fill every layer.
 
     Raises:

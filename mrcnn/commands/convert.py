@@ -116,7 +116,7 @@ def run_convert(options: ConvertOptions) -> int:
             return _fail(f"--splits got {split!r}; give the names of folders in --data")
     try:
         with sigterm_interrupts():
-            return _makeoption(options) if options.make_demo else _convert(options, group=_DEMO)
+            return _make_demo(options) if options.make_demo else _convert(options)
     except KeyboardInterrupt:
         print("Interrupted; unfinished files were removed.", file=sys.stderr)
         return 130
@@ -173,9 +173,11 @@ def _report(summary: Summary, options: ConvertOptions, output: Path) -> int:
 
 def _make_demo(options: ConvertOptions) -> int:
 
+    from mrcnn.deepfashion2.demo.scenes import make_demo
+
     assert options.make_demo
     try:
-        counts = makeoption(options.make_demo, options.images, options.seed, group=_DEMO)
+        counts = make_demo(options.make_demo, options.images, options.seed)
     except ValueError as error:
         return _fail(str(error))
     made = ", ".join(f"{count} of {split}" for split, count in counts.items())

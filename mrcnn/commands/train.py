@@ -407,4 +407,5 @@ def count_visits(options: TrainOptions, train_set: "CocoDataset", counts: list[i
             f"--repeat has {len(options.repeat)} numbers; give one for each of the {len(counts)} "
             "folders of --data"
         )
-    return weights * np.repeat(options.repeat, counts)
+    repeated: np.ndarray = weights * np.repeat(options.repeat, counts)
+    return repeated

@@ -41,7 +41,7 @@ class ValidationDetector:
     def mask_ap(self) -> float:
         """COCO's mask AP on the chosen images, 0 to 1."""
         predictor = self._predictor(min_score=0.05)
-        results: list[dict[str, Any]] = []
+        results: list[Any] = []
         for i in self._images:
             (result,) = predictor([self._dataset.load_image(i)])
             results += result.to_coco(self._dataset.image_info[i]["id"])

@@ -14,9 +14,10 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 import numpy as np
 
+from mrcnn.coco.masks import TextRLE
 from mrcnn.core.files import write_atomically
 from mrcnn.inference.listing import FORMATS, RESERVED, TABLES, InputImage
-from mrcnn.inference.results import Result, Rle
+from mrcnn.inference.results import Result
 from mrcnn.render.colors import color_name
 
 VERSION = 1
@@ -29,7 +30,7 @@ class Instance(msgspec.Struct):
     category_id: int
     bbox: list[float]
     score: float
-    segmentation: Rle
+    segmentation: TextRLE
     area: int
     color: str
 

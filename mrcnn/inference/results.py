@@ -11,20 +11,13 @@ from typing import Any, TypedDict
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from mrcnn.coco.masks import area, as_text, bounds, decode, from_runs, to_rle
+from mrcnn.coco.masks import TextRLE, area, as_text, bounds, decode, from_runs, to_rle
 from mrcnn.core.classes import check_names
 from mrcnn.core.image import stretch_mask
 from mrcnn.inference.refine import refine_mask
 
 # The masks of an image are kept in memory, unless their boxes have more pixels than this.
 KEPT_PIXELS = 32_000_000
-
-
-class Rle(TypedDict):
-    """COCO's compressed run lengths of a mask; size is [H, W]."""
-
-    size: list[int]
-    counts: str
 
 
 class CocoResult(TypedDict):
@@ -34,7 +27,7 @@ class CocoResult(TypedDict):
     category_id: int
     bbox: list[float]
     score: float
-    segmentation: Rle
+    segmentation: TextRLE
 
 
 @dataclass
@@ -68,7 +61,7 @@ class Result:
     exclusive: bool = False
     # By row, of the masks as they are without `exclusive`; `select` takes them along.
     _crops: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
-    _rles: dict[int, Rle] = field(default_factory=dict, repr=False, compare=False)
+    _rles: dict[int, TextRLE] = field(default_factory=dict, repr=False, compare=False)
     _owners: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -197,7 +190,7 @@ class Result:
             _owners=None,
         )
 
-    def encoded(self, i: int) -> Rle:
+    def encoded(self, i: int) -> TextRLE:
         """The mask of garment i as COCO's compressed run lengths."""
         if self.exclusive:
             return encode_crop(self.crop(i), self.boxes[i], self.size)
@@ -236,7 +229,9 @@ def _whole_box(bbox: Sequence[float], rle: Any, size: tuple[int, ...]) -> list[i
     return [int(v) for v in (*low, *high)]
 
 
-def encode_crop(crop: np.ndarray, box: Sequence[int] | np.ndarray, size: tuple[int, int]) -> Rle:
+def encode_crop(
+    crop: np.ndarray, box: Sequence[int] | np.ndarray, size: tuple[int, int]
+) -> TextRLE:
     """A mask that is known within its box only, as COCO's compressed run lengths.
 
     The same as pycocotools' encoding of the full mask, but only the box's columns are laid out.

@@ -5,7 +5,6 @@ G = MAX_GT_INSTANCES, T = TRAIN_ROIS_PER_IMAGE, D = DETECTION_MAX_INSTANCES, C c
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,6 +15,7 @@ from keras import layers as KL
 
 from mrcnn.config import Config
 from mrcnn.core.boxes import norm_boxes, pyramid_anchors
+from mrcnn.core.files import PathLike
 from mrcnn.network import weights
 from mrcnn.network.backbone import build_backbone, fpn_graph
 from mrcnn.network.heads import (
@@ -48,12 +48,12 @@ class Network(keras.Model):
 
     filled: frozenset[str] = frozenset()
 
-    def save_weights(self, filepath: str | Path, overwrite: bool = True, **attributes: Any) -> None:
+    def save_weights(self, filepath: PathLike, overwrite: bool = True, **attributes: Any) -> None:
         """Writes all weights; see `weights.save`."""
         weights.save(self, filepath, overwrite=overwrite, **attributes)
 
     def load_weights(
-        self, filepath: str | Path, by_name: bool = False, exclude: Iterable[str] = (), **_: Any
+        self, filepath: PathLike, by_name: bool = False, exclude: Iterable[str] = (), **_: Any
     ) -> weights.LoadReport:
         """Reads weights; see `weights.load`."""
         report = weights.load(self, filepath, by_name=by_name, exclude=exclude)
@@ -180,7 +180,7 @@ def _pyramid_and_rpn(
     return maps[:4], outputs
 
 
-def _class_head(config: Config, dtype: str) -> tuple[Any, ...]:
+def _class_head(config: Config, dtype: str) -> tuple[int, int, bool | None, int, str]:
     """The arguments of `fpn_classifier_graph` from pool_size to dtype."""
     width = config.FPN_CLASSIF_FC_LAYERS_SIZE
     return config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, width, dtype

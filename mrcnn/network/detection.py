@@ -113,7 +113,7 @@ def unmold_boxes(
     detections: np.ndarray,
     original_shape: Sequence[int],
     molded_shape: Sequence[int],
-    window: Sequence[int],
+    window: Sequence[int] | np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The network's detections of one image -> boxes in that image.
 
@@ -144,7 +144,7 @@ def unmold(
     masks: np.ndarray,
     original_shape: Sequence[int],
     molded_shape: Sequence[int],
-    window: Sequence[int],
+    window: Sequence[int] | np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Network output of one image -> the dict that `MaskRCNN.detect` returns for it.
 

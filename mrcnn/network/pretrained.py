@@ -11,7 +11,7 @@ import keras
 from tqdm import tqdm
 
 from mrcnn.config import Config
-from mrcnn.core.files import replacing
+from mrcnn.core.files import PathLike, replacing
 from mrcnn.network import weights
 from mrcnn.network.backbone import keras_mobilenet_v2
 from mrcnn.network.weights import FileInfo, LoadReport, WeightsError
@@ -50,7 +50,7 @@ def shipped(name: str) -> Path:
     )
 
 
-def find_weights(path: str | Path, fetch_to: str | Path = DEFAULT_FOLDER) -> Path:
+def find_weights(path: PathLike, fetch_to: PathLike = DEFAULT_FOLDER) -> Path:
     """The weights file that a command line means.
 
     Args:
@@ -105,9 +105,7 @@ def config_for(info: FileInfo, **overrides: Any) -> Config:
     return Config.from_dict({**values, **overrides})
 
 
-def download(
-    url: str, path: str | Path, size: int | None = None, layers: Iterable[str] = ()
-) -> None:
+def download(url: str, path: PathLike, size: int | None = None, layers: Iterable[str] = ()) -> None:
     """Fetches a weights file, checks its size and layers, and only then gives it its name.
 
     Raises:
@@ -136,7 +134,7 @@ def download(
             raise WeightsError(f"{url} lacks the layers {sorted(set(layers) - names)}. {by_hand}.")
 
 
-def download_trained_weights(coco_model_path: str | Path, verbose: int = 1) -> None:
+def download_trained_weights(coco_model_path: PathLike, verbose: int = 1) -> None:
     """Fetches matterport's COCO weights (ResNet-101, 81 classes, 258 MB) to a path."""
     if verbose:
         print(f"Fetching the COCO weights to {coco_model_path} ...")
@@ -145,7 +143,7 @@ def download_trained_weights(coco_model_path: str | Path, verbose: int = 1) -> N
         print("... done.")
 
 
-def load_mobilenet_v2(model: keras.Model, path: str | Path) -> LoadReport:
+def load_mobilenet_v2(model: keras.Model, path: PathLike) -> LoadReport:
     """Copies a keras.applications.MobileNetV2 (no top, ".weights.h5") into a model's backbone."""
     source = keras_mobilenet_v2()
     try:

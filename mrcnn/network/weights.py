@@ -18,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from mrcnn.core.files import replacing
+from mrcnn.core.files import PathLike, replacing
 
 # Layers whose shapes depend on the number of classes.
 CLASS_LAYERS = ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask")
@@ -59,7 +59,7 @@ def weighted_layers(model: keras.Model) -> dict[str, Weights]:
 
 def save(
     model: keras.Model,
-    path: str | Path,
+    path: PathLike,
     overwrite: bool = True,
     class_names: Sequence[str] | None = None,
     config: dict[str, Any] | None = None,
@@ -96,7 +96,7 @@ def save(
 
 
 @contextmanager
-def open_weights(path: str | Path) -> Iterator[h5py.Group]:
+def open_weights(path: PathLike) -> Iterator[h5py.Group]:
     """The group of a weights file that holds the layers.
 
     Raises:
@@ -158,7 +158,7 @@ class FileInfo:
         return "mobilenet_v2" if "block_16_project" in layers else None
 
 
-def inspect(path: str | Path) -> FileInfo:
+def inspect(path: PathLike) -> FileInfo:
     """Reads names, configuration and shapes of a weights file, not the weights.
 
     Raises as `open_weights`.
@@ -176,7 +176,7 @@ def inspect(path: str | Path) -> FileInfo:
 
 
 def load(
-    model: keras.Model, path: str | Path, by_name: bool = False, exclude: Iterable[str] = ()
+    model: keras.Model, path: PathLike, by_name: bool = False, exclude: Iterable[str] = ()
 ) -> LoadReport:
     """Loads a weights file into a model. All is checked before the first weight changes.
 
@@ -233,7 +233,7 @@ def _shape_problems(layer: str, pairs: Weights, arrays: list[h5py.Dataset]) -> l
     ]
 
 
-def _shape_message(path: str | Path, problems: list[str]) -> str:
+def _shape_message(path: PathLike, problems: list[str]) -> str:
     layers = sorted({p.split(":")[0].split(",")[0].removeprefix("layer ") for p in problems})
     more = [f"  ... and {len(problems) - 12} more"] if len(problems) > 12 else []
     if set(layers) <= set(CLASS_LAYERS):
@@ -252,7 +252,7 @@ def _shape_message(path: str | Path, problems: list[str]) -> str:
     )
 
 
-def _structure_message(path: str | Path, report: LoadReport) -> str:
+def _structure_message(path: PathLike, report: LoadReport) -> str:
     parts = [f"{path} does not hold exactly this model's layers."]
     if report.missing:
         parts.append(f"Without weights in the file: {_some(report.missing)}.")

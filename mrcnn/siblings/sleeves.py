@@ -11,14 +11,13 @@ parts, G side of the grid, F features.
 import json
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import h5py
 import numpy as np
 import tensorflow as tf
 
 from mrcnn.core.classes import names_for
-from mrcnn.core.files import replacing
+from mrcnn.core.files import PathLike, replacing
 from mrcnn.network.roi import PyramidROIAlign
 from mrcnn.network.weights import WeightsError, inspect, open_weights
 from mrcnn.siblings.head import SiblingHead, groups_to_json, siblings_from_json
@@ -78,7 +77,7 @@ def pool_parts(grid: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
     return tf.reshape(parts, [batch, count, ROWS * 2 * (grid.shape[-1] + 1)])
 
 
-def read_head(path: str | Path, class_names: Sequence[str]) -> SiblingHead:
+def read_head(path: PathLike, class_names: Sequence[str]) -> SiblingHead:
     """The head that a weights file carries, for a model of these classes, background first.
 
     Raises:
@@ -107,7 +106,7 @@ def read_head(path: str | Path, class_names: Sequence[str]) -> SiblingHead:
 
 
 def write_head(
-    head: SiblingHead, source: str | Path, target: str | Path, refine: bool | None = None
+    head: SiblingHead, source: PathLike, target: PathLike, refine: bool | None = None
 ) -> None:
     """Writes a weights file with a head: a copy of another, under a temporary name until complete.
 

@@ -161,7 +161,7 @@ def check_classes(dataset: Dataset, name: str) -> list[str]:
     """Classes without an example; [] if that isn't known."""
     if not all("annotations" in info for info in dataset.image_info):
         return []
-    present = class_presence(dataset).any(axis=0)[1:]
+    present = np.any(class_presence(dataset), axis=0)[1:]
     if not present.any():
         return [f"{name}: no image has an object"]
     empty = [n for n, found in zip(dataset.class_names[1:], present, strict=True) if not found]

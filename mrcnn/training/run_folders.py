@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 
-def run_folder(model_dir: str | Path, name: str) -> Path:
+def run_folder(model_dir: PathLike, name: str) -> Path:
     """Folder of a new run (not made yet)."""
     return Path(model_dir) / f"{name.lower()}{datetime.now():%Y%m%dT%H%M}"
 
 
-def make_run_folder(folder: str | Path) -> Path:
+def make_run_folder(folder: PathLike) -> Path:
     """Makes the `run_folder` of a new run, under the next minute's name that isn't taken.
 
     Runs that start in the same minute would otherwise remove each other's checkpoints. A folder
@@ -32,19 +32,19 @@ def make_run_folder(folder: str | Path) -> Path:
             return folder
 
 
-def checkpoint_path(folder: str | Path, name: str, epoch: int) -> Path:
+def checkpoint_path(folder: PathLike, name: str, epoch: int) -> Path:
     """File of a run's checkpoint after the given epoch, 1-based."""
     return Path(folder) / f"mask_rcnn_{name.lower()}_{epoch:04d}.h5"
 
 
-def parse_checkpoint(path: str | Path) -> int | None:
+def parse_checkpoint(path: PathLike) -> int | None:
     """Epoch of a checkpoint in a run folder, or None if the path isn't one."""
     pattern = r".*[/\\][\w-]+\d{8}T\d{4}[/\\]mask_rcnn_[\w-]+_(\d{4,})\.h5"
     found = re.fullmatch(pattern, str(Path(path).resolve()))
     return int(found.group(1)) if found else None
 
 
-def run_folders(model_dir: str | Path, name: str) -> list[Path]:
+def run_folders(model_dir: PathLike, name: str) -> list[Path]:
     """Folders of all runs of that name, the newest first."""
     pattern = re.compile(rf"{re.escape(name.lower())}\d{{8}}T\d{{4}}")
     root = Path(model_dir)
@@ -52,7 +52,7 @@ def run_folders(model_dir: str | Path, name: str) -> list[Path]:
     return sorted(folders, reverse=True)
 
 
-def find_last_run(model_dir: str | Path, name: str) -> Path:
+def find_last_run(model_dir: PathLike, name: str) -> Path:
     """Folder of the last run of that name that can go on: it has a list of checkpoints.
 
     Raises:
@@ -64,7 +64,7 @@ def find_last_run(model_dir: str | Path, name: str) -> Path:
     raise FileNotFoundError(f"no run named {name.lower()!r} to go on with in {model_dir}")
 
 
-def find_last(model_dir: str | Path, name: str) -> str:
+def find_last(model_dir: PathLike, name: str) -> str:
     """The last checkpoint of the last run of that name that has one.
 
     Raises:

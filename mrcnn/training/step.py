@@ -352,8 +352,9 @@ class Trainer:
     ) -> tuple[Losses, tf.Tensor]:
         """Each loss's mean over these images, and the `_counts` that they are means over."""
         with ExitStack() as stack:
-            for layer in self._random if self.seed is not None else ():
-                stack.enter_context(layer.keyed(self.seed, keys))
+            if self.seed is not None:
+                for layer in self._random:
+                    stack.enter_context(layer.keyed(self.seed, keys))
             outputs = self._network(arrays, training=training)
         losses = dict(zip(LOSS_NAMES, outputs[: len(LOSS_NAMES)], strict=True))
         ids, logits, masks, found = outputs[len(LOSS_NAMES) :]
