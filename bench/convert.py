@@ -4,7 +4,7 @@
     python bench/convert.py run /tmp/big                        # whole command, memory of all processes
     python bench/convert.py run /tmp/big --keypoints
     python bench/convert.py run /tmp/big --limit 19196          # a tenth: is the time per image flat?
-    python bench/convert.py load /tmp/big/out/train_coco.json /tmp/big/train/image
+    python bench/convert.py read /tmp/big/out/train_coco.json training   # or evaluation, inspection
 
 `make` writes the annotations of 2,000 made-up images, each with a JPEG of its size, and links
 them under as many names as are asked for. Each other command prints one JSON line. Memory is the
@@ -79,18 +79,34 @@ def tree_memory(pid):
     return own + sum(tree_memory(int(child)) for child in children)
 
 
-def load(args):
-    """Loads a COCO file as training does."""
+def read(args):
+    """Reads a COCO file for one of its consumers, or for training and evaluation together."""
+    from mrcnn.coco.ground_truth import read_ground_truth
+    from mrcnn.coco.reader import read_coco
+    from mrcnn.coco.statistics import read_completed, statistics
     from mrcnn.data.dataset import CocoDataset
 
     start = time.perf_counter()
-    dataset = CocoDataset()
-    dataset.load_coco(args.annotations, args.images)
-    dataset.prepare()
-    garments = sum(len(info["annotations"]) for info in dataset.image_info)
-    report = {"pictures": dataset.num_images, "garments": garments}
+    table = read_coco(args.annotations)
+    report = {"for": args.consumer, "pictures": len(table.images), "garments": len(table)}
+    report["table_seconds"] = round(time.perf_counter() - start, 1)
+    if args.consumer in ("training", "both"):
+        dataset = CocoDataset()
+        dataset.load_coco(table, "")
+        dataset.prepare()
+    if args.consumer in ("evaluation", "both"):
+        read_ground_truth(table)
+    if args.consumer == "inspection":
+        statistics(read_completed(table))
     report["seconds"] = round(time.perf_counter() - start, 1)
     report["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if args.consumer == "evaluation":
+        masks = read_ground_truth(table).rles
+        report["masks"] = len(masks)
+        report["seconds_with_masks"] = round(time.perf_counter() - start, 1)
+        report["peak_mb_with_masks"] = round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        )
     print(json.dumps(report))
 
 
@@ -107,10 +123,10 @@ def main():
     part.add_argument("--limit", type=int)
     part.add_argument("--workers", type=int)
     part.set_defaults(run=run)
-    part = commands.add_parser("load")
+    part = commands.add_parser("read")
     part.add_argument("annotations", type=Path)
-    part.add_argument("images", type=Path)
-    part.set_defaults(run=load)
+    part.add_argument("consumer", choices=["training", "evaluation", "inspection", "both"])
+    part.set_defaults(run=read)
     args = parser.parse_args()
     args.run(args)
 

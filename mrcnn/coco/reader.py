@@ -18,6 +18,7 @@ Masks are checked when they are made (`mrcnn.coco.masks`).
 Letters in shapes: I images, K categories, A annotations.
 """
 
+import itertools
 import json
 import mmap
 import os
@@ -59,6 +60,8 @@ PROBLEMS = {
 # Instead of the number of polygons.
 IS_RLE, NO_MASK = -1, -2
 NOT_GIVEN = -1
+# Annotations of which the text is copied before the file's pages leave memory.
+BATCH = 50_000
 
 
 class Image(msgspec.Struct, gc=False):
@@ -142,7 +145,7 @@ class CocoTable:
     areas: np.ndarray
     polygons: np.ndarray
     attributes: dict[str, np.ndarray]
-    text: bytes = field(repr=False)
+    text: bytearray = field(repr=False)
     spans: np.ndarray
     problems: Counter[str]
     faults: dict[str, str]
@@ -169,7 +172,8 @@ class CocoTable:
     @property
     def masked(self) -> np.ndarray:
         """[A] bool: whether the text is that of an RLE or of polygons."""
-        return np.logical_or(self.polygons == IS_RLE, self.polygons > 0)
+        masked: np.ndarray = (self.polygons == IS_RLE) | (self.polygons > 0)
+        return masked
 
     @cached_property
     def usable(self) -> np.ndarray:
@@ -270,7 +274,7 @@ def _table(name: str, text: bytes | mmap.mmap, content: _File) -> CocoTable:
     kept = np.flatnonzero((image >= 0) & (classes >= 0))
     kept = kept[np.argsort(image[kept], kind="stable")]
     rows = [annotations[n] for n in kept.tolist()]
-    joined, spans = _joined(rows, text)
+    joined, spans, polygons = _joined(rows, text)
     problems = Counter(
         pictures_with_a_used_id=len(content.images) - len(images),
         categories_with_a_used_id=len(content.categories or []) - len(categories),
@@ -289,7 +293,7 @@ def _table(name: str, text: bytes | mmap.mmap, content: _File) -> CocoTable:
         crowd=np.array([bool(a.iscrowd) for a in rows], bool),
         boxes=np.array(boxes, float).reshape(-1, 4),
         areas=np.array([a.area for a in rows], float),  # None becomes NaN
-        polygons=np.array([_polygon_count(a.segmentation) for a in rows], np.int32),
+        polygons=polygons,
         attributes=_attributes(rows),
         text=joined,
         spans=spans,
@@ -310,21 +314,27 @@ def _positions(ids: Sequence[Hashable], records: list[Any]) -> np.ndarray:
     return np.fromiter((index.get(key, -1) for key in ids), np.int64, len(ids))
 
 
-def _joined(rows: list[_Annotation], file: bytes | mmap.mmap) -> tuple[bytes, np.ndarray]:
-    """The segmentations' text in one piece, and their spans in it: [A, 2] int."""
-    if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        file.madvise(mmap.MADV_DONTNEED)  # what was read leaves memory
-    pieces = [memoryview(a.segmentation) for a in rows]
-    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-    return b"".join(pieces), np.stack([np.r_[0, ends[:-1]][: len(ends)], ends], axis=1)
+def _joined(
+    rows: list[_Annotation], file: bytes | mmap.mmap
+) -> tuple[bytearray, np.ndarray, np.ndarray]:
+    """The segmentations' text in one piece, spans in it [A, 2] and numbers of polygons [A]."""
+    text, ends = bytearray(), [0]
+    for begin in range(0, len(rows), BATCH):
+        if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)  # what was read leaves memory
+        pieces = [memoryview(a.segmentation) for a in rows[begin : begin + BATCH]]
+        ends += [len(piece) for piece in pieces]
+        text += b"".join(pieces)
+    bounds = np.cumsum(ends)
+    counts = [_polygon_count(text, *span) for span in itertools.pairwise(bounds.tolist())]
+    return text, np.stack([bounds[:-1], bounds[1:]], axis=1), np.array(counts, np.int32)
 
 
-def _polygon_count(segmentation: msgspec.Raw) -> int:
+def _polygon_count(text: bytearray, start: int, end: int) -> int:
     """Polygons of a mask, counted in its text; or `IS_RLE` or `NO_MASK`."""
-    text = bytes(segmentation)
-    if text[:1] == b"{":
+    if text.startswith(b"{", start):
         return IS_RLE
-    return NO_MASK if text == b"null" else max(0, text.count(b"[") - 1)
+    return NO_MASK if text[start:end] == b"null" else max(0, text.count(b"[", start, end) - 1)
 
 
 def _attributes(rows: list[_Annotation]) -> dict[str, np.ndarray]:
