@@ -196,9 +196,9 @@ def test_resize_equals_skimage(image, shape, preserve_range):
     st.sampled_from([None, 0, 1.5]),
     st.sampled_from(["none", "square", "pad64", "crop"]),
 )
-def test_resize_image_window_holds_the_picture(height, width, min_scale, mode):
-    picture = np.full((height, width, 3), 255, np.uint8)
-    image, window, scale, padding, crop = im.resize_image(picture, 64, 128, min_scale, mode)
+def test_resize_image_window_holds_the_image(height, width, min_scale, mode):
+    image = np.full((height, width, 3), 255, np.uint8)
+    image, window, scale, padding, crop = im.resize_image(image, 64, 128, min_scale, mode)
     y1, x1, y2, x2 = window
     assert 0 <= y1 < y2 <= image.shape[0]
     assert 0 <= x1 < x2 <= image.shape[1]
@@ -405,7 +405,7 @@ def test_meta_round_trip(image_id, shape, window, scale, classes):
     assert parsed["active_class_ids"][1].tolist() == classes
 
 
-def test_meta_of_no_pictures():
+def test_meta_of_no_images():
     assert im.parse_image_meta(np.zeros((0, 26)))["window"].shape == (0, 4)
 
 

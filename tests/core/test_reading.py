@@ -22,9 +22,9 @@ CORNERS = np.array(
 )
 
 
-def saved(tmp_path, picture, name="picture.png", **options):
+def saved(tmp_path, image, name="image.png", **options):
     path = tmp_path / name
-    picture.save(path, **options)
+    image.save(path, **options)
     return path
 
 
@@ -109,8 +109,8 @@ def test_read_turns_upright(tmp_path, orientation, name):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = Image.fromarray(np.ascontiguousarray(stored))
-    path = saved(tmp_path, picture, name, exif=exif)
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    path = saved(tmp_path, image, name, exif=exif)
     check_read(path, CORNERS)
     if name.endswith("png"):  # Pillow turns TIFF files itself.
         assert np.array_equal(reading.read_image(path, apply_exif=False), stored)
@@ -122,7 +122,7 @@ def test_read_ignores_broken_exif(tmp_path):
     check_read(path, CORNERS)
 
 
-def test_read_refuses_what_is_no_picture(tmp_path, photos):
+def test_read_refuses_what_is_no_image(tmp_path, photos):
     with pytest.raises(reading.ImageError, match="is a directory; pass the path of an image"):
         reading.read_image(tmp_path)
     with pytest.raises(reading.ImageError, match=r"gone\.jpg does not exist"):
@@ -140,7 +140,7 @@ def test_read_refuses_what_is_no_picture(tmp_path, photos):
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.webp", "cut.gif", "cut.bmp"])
-def test_read_refuses_truncated_pictures(tmp_path, photos, name):
+def test_read_refuses_truncated_images(tmp_path, photos, name):
     path = saved(tmp_path, Image.fromarray(photos["chelsea"]), name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(reading.ImageError, match=r"cannot be read: .*; pass"):
@@ -189,7 +189,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
         ("mpeg", b"\0\0\1\xb3\x10\0\x10\0" + b"\0" * 60),
     ],
 )
-def test_what_pillow_hands_on_or_only_knows_by_name_is_no_picture(tmp_path, name, content):
+def test_what_pillow_hands_on_or_only_knows_by_name_is_no_image(tmp_path, name, content):
     path = tmp_path / f"{name}.jpg"
     path.write_bytes(content)
     assert not reading.is_image(path) and reading.count_pixels(path) == 0
@@ -212,7 +212,7 @@ def test_reasons_need_no_knowledge_of_pillow(tmp_path, error, reason):
     assert reading._reason(error, tmp_path / "a.jpg").startswith(reason)
 
 
-def test_a_file_that_only_begins_as_a_picture(tmp_path):
+def test_a_file_that_only_begins_as_an_image(tmp_path):
     path = saved(tmp_path, Image.new("RGB", (32, 16)), "a.avif")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(reading.ImageError, match="begins as AVIF but is cut off or damaged"):

@@ -136,13 +136,13 @@ def test_generator_is_the_originals(ellipses, recorded, about):
 class Rectangles(Dataset):
     """Images that are black but for their objects: rectangles given as (y1, x1, y2, x2)."""
 
-    def __init__(self, pictures, sources=("own",), shape=(64, 64)):
+    def __init__(self, images, sources=("own",), shape=(64, 64)):
         super().__init__()
         self.shape = shape
         for class_id in range(1, 14):
             self.add_class(sources[0], class_id, f"class {class_id}")
-        for i, boxes in enumerate(pictures):
-            self.add_image(sources[i % len(sources)], i, f"picture{i}.png", boxes=boxes)
+        for i, boxes in enumerate(images):
+            self.add_image(sources[i % len(sources)], i, f"image{i}.png", boxes=boxes)
         self.prepare()
 
     def load_image(self, image_id):
@@ -168,7 +168,7 @@ def tiny(**values):
 BOX = (10, 20, 30, 50)
 
 
-def test_augmentation_moves_pictures_and_masks_together():
+def test_augmentation_moves_images_and_masks_together():
     from imgaug import augmenters as iaa
 
     many = [(y, 5 * y, y + 9, 5 * y + 8) for y in range(10)] + [BOX]  # more than a byte of masks
@@ -185,7 +185,7 @@ def test_augmentation_moves_pictures_and_masks_together():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_moves_are_the_same_for_picture_and_mask(seed):
+def test_random_moves_are_the_same_for_image_and_mask(seed):
     from imgaug import augmenters as iaa
 
     move = iaa.OneOf(
@@ -202,7 +202,7 @@ def test_random_moves_are_the_same_for_picture_and_mask(seed):
     assert ((image[:, :, 1] > 100) != mask[:, :, 0]).mean() < 0.02
 
 
-def test_colours_change_pictures_only():
+def test_colours_change_images_only():
     from imgaug import augmenters as iaa
 
     image, _, _, bbox, _ = load_image_gt(
@@ -212,7 +212,7 @@ def test_colours_change_pictures_only():
     assert bbox.tolist() == [list(BOX)]
 
 
-def test_objects_that_leave_the_picture_are_dropped():
+def test_objects_that_leave_the_image_are_dropped():
     from imgaug import augmenters as iaa
 
     dataset = Rectangles([[(0, 0, 10, 10), BOX]])
@@ -228,7 +228,7 @@ def test_objects_that_leave_the_picture_are_dropped():
     assert [x.shape for x in out[2:]] == [(0,), (0, 4), (56, 56, 0)]
 
 
-def test_a_picture_without_objects_can_be_augmented():
+def test_an_image_without_objects_can_be_augmented():
     for use_mini_mask, shape in ((False, (64, 64, 0)), (True, (56, 56, 0))):
         _, _, class_ids, bbox, mask = load_image_gt(
             Rectangles([[]]),
@@ -299,7 +299,7 @@ def test_masks_that_do_not_fit_are_refused():
 
     dataset = Wrong([[BOX]])
     dataset.wrong = lambda mask, class_ids: (mask[:50], class_ids)
-    with pytest.raises(ValueError, match=r"shape \(50, 64, 1\) for the image picture0.png"):
+    with pytest.raises(ValueError, match=r"shape \(50, 64, 1\) for the image image0.png"):
         load_image_gt(dataset, tiny(), 0)
     dataset.wrong = lambda mask, class_ids: (mask, [1, 2])
     with pytest.raises(ValueError, match="1 masks but 2 class ids"):
@@ -322,7 +322,7 @@ def ids_of(batch):
     return batch[1][:, 0].astype(int).tolist()
 
 
-def test_generators_pass_over_pictures_without_objects():
+def test_generators_pass_over_images_without_objects():
     dataset = Rectangles([[BOX], [], [BOX, BOX], []])
     generator = data_generator(dataset, tiny(), shuffle=False, batch_size=2)
     for _ in range(2):
@@ -383,7 +383,7 @@ def test_settings_that_do_not_fit_are_refused():
         BatchLoader(Rectangles([]), tiny(), batch_size=1, shuffle=True)
     wide = Rectangles([[BOX]], shape=(64, 100))
     padded = tiny(IMAGE_RESIZE_MODE="pad64")
-    with pytest.raises(RuntimeError, match=r"picture0.png.*\(64, 128, 3\).*'square' or 'crop'"):
+    with pytest.raises(RuntimeError, match=r"image0.png.*\(64, 128, 3\).*'square' or 'crop'"):
         DataGenerator(wide, padded)[0]
 
 
@@ -410,13 +410,13 @@ def test_batches_have_the_promised_shapes():
     np.testing.assert_allclose(batch[0][0, 15, 25], molded, rtol=1e-5)
 
 
-def test_pictures_without_objects_are_kept_as_background():
+def test_images_without_objects_are_kept_as_background():
     (batch,) = loader(Rectangles([[]]), batch_size=1).epoch(0)
     assert not any(x.any() for x in batch[3:])
     assert set(np.unique(batch[2])) == {-1, 0}
 
 
-def test_each_picture_is_seen_once_an_epoch():
+def test_each_image_is_seen_once_an_epoch():
     batches = loader(Rectangles([[BOX]] * 7))
     assert len(batches) == 4
     orders = [[i for batch in batches.epoch(epoch) for i in ids_of(batch)] for epoch in range(3)]
@@ -452,7 +452,7 @@ def test_batches_depend_on_seed_and_epoch_only():
     assert any((a[0] != b[0]).any() for a, b in zip(first, run(seed=1), strict=True))
 
 
-def test_a_picture_in_the_second_pass_is_augmented_anew():
+def test_an_image_in_the_second_pass_is_augmented_anew():
     batches = loader(Rectangles([[BOX]]), batch_size=6, augmentation=varied())
     (batch,) = batches.epoch(0)
     assert len({array.tobytes() for array in batch[0]}) > 3
@@ -470,10 +470,10 @@ def loader_threads():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_errors_name_the_picture_and_end_the_threads(workers):
+def test_errors_name_the_image_and_end_the_threads(workers):
     batches = loader(Broken([[BOX]] * 8), shuffle=False, workers=workers).epoch(0)
     next(batches)
-    with pytest.raises(RuntimeError, match=r"picture3\.png.*truncated file") as caught:
+    with pytest.raises(RuntimeError, match=r"image3\.png.*truncated file") as caught:
         list(batches)
     assert isinstance(caught.value.__cause__, OSError)
     assert not loader_threads()

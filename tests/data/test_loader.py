@@ -52,7 +52,7 @@ def test_batches_depend_on_seed_epoch_and_position_only(data, augmentation):
     assert any((a[0] != b[0]).any() for a, b in zip(first, run(seed=1), strict=True))
 
 
-def test_the_pictures_of_a_batch_are_known(data):
+def test_the_images_of_a_batch_are_known(data):
     batches = loader(data)
     order = batches.image_ids_of(1, 3)
     assert order.shape == (3, 4)
@@ -109,7 +109,7 @@ def test_the_originals_generator_takes_policies_too(data):
     assert_same(run(), run())
 
 
-def test_repeated_pictures_come_more_often(data):
+def test_repeated_images_come_more_often(data):
     # Images 1, 4 (skirt, shirt), 2, 5 (shirt, skirt); 0, 3, 6 have none.
     weights = image_weights(data, focus={"skirt": 3})
     assert weights.tolist() == [1, 3, 1, 1, 1, 3, 1]
@@ -135,7 +135,7 @@ def test_short_epochs_share_a_pass(data):
     assert loader(data, batch_size=2).image_ids_of(5, steps=0).shape == (0, 2)
 
 
-def test_short_epochs_share_a_pass_of_repeated_pictures(data):
+def test_short_epochs_share_a_pass_of_repeated_images(data):
     factors = np.full(7, 2.5)
     batches = loader(data, batch_size=7, repeat_factors=factors)
     pair = np.concatenate([batches.image_ids_of(epoch, steps=1).ravel() for epoch in (2, 3)])
@@ -148,7 +148,7 @@ def test_short_epochs_without_shuffling_are_all_the_same(data):
     assert [batches.image_ids_of(epoch, steps=1).tolist() for epoch in (0, 1)] == [[[0, 1]]] * 2
 
 
-def test_pictures_without_objects_are_negatives(data):
+def test_images_without_objects_are_negatives(data):
     (batch,) = loader(data, batch_size=1, shuffle=False).epoch(0, 1)
     images, _, match, deltas, class_ids, boxes, masks = batch
     assert images.any()
@@ -172,7 +172,7 @@ def test_molding_into_the_batch_is_molding(data):
     np.testing.assert_allclose(out, alone[0], atol=1e-5)
 
 
-def test_pictures_of_a_data_set_without_opencv(data, monkeypatch):
+def test_images_of_a_data_set_without_opencv(data, monkeypatch):
     """Own masks don't need OpenCV, so nothing of the loader may."""
 
     class Own(CocoDataset):
@@ -192,7 +192,7 @@ def loader_threads():
     return [t for t in threading.enumerate() if t.name.startswith("batch-loader")]
 
 
-def test_an_error_among_the_pictures_ends_the_threads(data, tmp_path):
+def test_an_error_among_the_images_ends_the_threads(data, tmp_path):
     broken = read_data(write_data(tmp_path))
     (tmp_path / "5.png").write_bytes(b"no image")
     batches = loader(broken, shuffle=False, workers=2).epoch(0)

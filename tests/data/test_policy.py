@@ -78,7 +78,7 @@ def test_dyes_take_any_hue():
     assert min(np.bincount(strongest, minlength=3)) > 10
 
 
-def test_holes_lie_in_the_picture():
+def test_holes_lie_in_the_image():
     for v in draws(dataclasses.replace(OFF, occlusion=1)):
         assert 1 <= len(v.holes) <= 3
         for (y1, x1, y2, x2), colour, _ in v.holes:

@@ -30,10 +30,10 @@ def test_samples_are_what_training_sees_with_objects_drawn(data, mini):
     shown = list(samples(batches, 3))
     assert [caption for _, caption in shown] == ["0.png", "1.png", "2.png"]
     (batch,) = batches.epoch(0, 1)
-    for i, (picture, _) in enumerate(shown):
+    for i, (image, _) in enumerate(shown):
         plain = np.rint(batch[0][i] + batches.config.MEAN_PIXEL).astype(np.uint8)
-        assert (picture.shape, picture.dtype) == ((64, 64, 3), np.uint8)
-        changed = (picture != plain).any(axis=2)
+        assert (image.shape, image.dtype) == ((64, 64, 3), np.uint8)
+        changed = (image != plain).any(axis=2)
         assert changed.any() == bool(batch[4][i].any())  # without objects nothing is drawn
         for y1, x1, y2, x2 in batch[5][i][batch[4][i] != 0]:
             assert changed[y1:y2, x1:x2].mean() > 0.5

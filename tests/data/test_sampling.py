@@ -12,11 +12,11 @@ NAMES = ["long_sleeved_shirt", "trousers", "sling"]
 class Labels(Dataset):
     """Images given by the class ids of their objects."""
 
-    def __init__(self, pictures):
+    def __init__(self, images):
         super().__init__()
         for i, name in enumerate(NAMES, 1):
             self.add_class("own", i, name)
-        for i, class_ids in enumerate(pictures):
+        for i, class_ids in enumerate(images):
             self.add_image("own", i, f"{i}.jpg", class_ids=class_ids)
         self.prepare()
 
@@ -37,7 +37,7 @@ def test_repeat_factors_are_those_of_lvis():
     assert image_weights(dataset, "repeat_factor", threshold=0.1).tolist() == [1] * 8
 
 
-def test_focus_multiplies_pictures_with_the_class():
+def test_focus_multiplies_images_with_the_class():
     dataset = Labels([[1], [2], [1, 2], [3], []])
     focus = "long_sleeved_shirt:2,trousers:3"
     assert image_weights(dataset, focus=focus).tolist() == [2, 3, 3, 1, 1]
@@ -46,7 +46,7 @@ def test_focus_multiplies_pictures_with_the_class():
     np.testing.assert_allclose(both, [2**0.5, 2**0.5, 2**0.5, 2 * 5, 1])
 
 
-def test_class_presence_without_pictures_of_a_class():
+def test_class_presence_without_images_of_a_class():
     assert image_weights(Labels([[], []]), "repeat_factor").tolist() == [1, 1]
 
 

@@ -41,9 +41,9 @@ PICTURES = [
 ]
 
 
-def write(folder, pictures=PICTURES, as_rle=False):
+def write(folder, images=PICTURES, as_rle=False):
     images, annotations = [], []
-    for i, objects in enumerate(pictures):
+    for i, objects in enumerate(images):
         image = np.full((HEIGHT, WIDTH, 3), GROUND, np.uint8)
         images.append({"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT})
         for category, crowd, polygons in objects:
@@ -121,7 +121,7 @@ def test_it_agrees_with_the_way_of_full_size_masks(painted, mode, mini, image_id
         assert iou(ours[4][..., i], theirs[4][..., i]) > 0.94
 
 
-def test_at_the_pictures_own_size_it_is_the_same(painted):
+def test_at_the_images_own_size_it_is_the_same(painted):
     ours, theirs = scene(painted, 0, side=160), load_image_gt(painted, config(160), 0)
     np.testing.assert_array_equal(ours[0], theirs[0])
     np.testing.assert_array_equal(ours[3], theirs[3])
@@ -172,7 +172,7 @@ def test_flipping_is_exact(painted):
 @pytest.mark.parametrize(
     "policy", [DEFAULT, ZOOM, STRONG, FLIP, dataclasses.replace(DEFAULT, zoom=1)]
 )
-def test_masks_lie_where_the_picture_shows_the_objects(painted, policy, seed):
+def test_masks_lie_where_the_image_shows_the_objects(painted, policy, seed):
     policy = dataclasses.replace(policy, tint=0.02, hue=3, brightness=0.1, contrast=0.1)
     image, _, class_ids, boxes, masks = scene(painted, seed % 2, policy, seed, USE_MINI_MASK=False)
     covered = np.abs(image.astype(int) - image.mean(axis=2, keepdims=True)).max(axis=2) > 20
@@ -188,14 +188,14 @@ def test_masks_lie_where_the_picture_shows_the_objects(painted, policy, seed):
         assert not (covered & ~masks.any(axis=2)).mean() > 0.02
 
 
-def test_objects_that_leave_the_picture_are_dropped(painted):
+def test_objects_that_leave_the_image_are_dropped(painted):
     away = dataclasses.replace(STILL, move=1, scale=(1.0, 1.0), angle=0, shift=3)
     for seed in range(3):
         _, _, class_ids, boxes, masks = scene(painted, 0, away, seed)
         assert (class_ids.shape, boxes.shape, masks.shape) == ((0,), (0, 4), (56, 56, 0))
 
 
-def test_pictures_without_objects(painted):
+def test_images_without_objects(painted):
     for augmentation in (None, DEFAULT, varied()):
         image, _, class_ids, boxes, masks = scene(painted, 2, augmentation)
         assert image.shape == (256, 256, 3)
@@ -244,7 +244,7 @@ def test_what_is_in_front_is_no_part_of_the_masks(painted):
     assert 0 in found  # a rectangle over all; an ellipse leaves corners
 
 
-def test_imgaug_moves_picture_and_masks_as_on_the_other_way(painted):
+def test_imgaug_moves_image_and_masks_as_on_the_other_way(painted):
     from imgaug import augmenters as iaa
 
     move = iaa.Sequential([iaa.Fliplr(0.5), iaa.Affine(rotate=(-30, 30), scale=(0.6, 1.4))])
@@ -266,7 +266,7 @@ class Grey(CocoDataset):
         return super().load_image(image_id)[:, :, :1]
 
 
-def test_pictures_that_are_not_rgb(painted, tmp_path):
+def test_images_that_are_not_rgb(painted, tmp_path):
     grey = read(write(tmp_path), Grey)
     assert scene(grey, 0) is None  # that is load_image_gt's
     with pytest.raises(ValueError, match=r"uint8 \(160, 120, 1\); policies vary uint8"):
@@ -345,14 +345,14 @@ def test_pasting_drops_objects_that_are_hardly_seen(painted, tmp_path):
     assert scene(painted, 0, policy)[2].tolist() == [3]
 
 
-def test_pasting_from_the_data_itself_and_from_pictures_without_objects(painted):
+def test_pasting_from_the_data_itself_and_from_images_without_objects(painted):
     policy = dataclasses.replace(STILL, paste=1)
     found = [scene(painted, 2, policy, seed)[2].tolist() for seed in range(12)]
     assert {len(ids) for ids in found} >= {0, 1}
     assert all(class_id > 0 for ids in found for class_id in ids)  # crowds aren't pasted
 
 
-def test_pictures_of_more_weight_are_pasted_from_more_often(painted, tmp_path):
+def test_images_of_more_weight_are_pasted_from_more_often(painted, tmp_path):
     places = [wavy(60, 80, 40, 50)]
     flat = read(write(tmp_path, [[(1, 0, places)], [(3, 0, places)]]))
     policy = dataclasses.replace(STILL, paste=1, paste_from=flat, paste_shift=0, angle=0)

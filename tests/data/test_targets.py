@@ -155,7 +155,7 @@ def test_random_rois_are_the_originals(golden):
 
 
 @pytest.mark.parametrize("boxes", [NO_BOXES, np.array([[0, 0, 1, 1], [30, 40, 50, 60]])])
-def test_random_rois_lie_in_the_picture(boxes):
+def test_random_rois_lie_in_the_image(boxes):
     rois = generate_random_rois((50, 60), 41, None, boxes, rng=np.random.default_rng(0))
     assert rois.shape == (41, 4)
     assert (rois >= 0).all()

@@ -18,12 +18,13 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mrcnn.core.classes import DEEPFASHION2_CATEGORY_IDS, DEEPFASHION2_LANDMARK_OFFSETS
+from mrcnn.deepfashion2.converter import convert_split
 from mrcnn.deepfashion2.demo.garments import Place, draw_cut, draw_figure, lay_out, make_pattern
 from mrcnn.deepfashion2.demo.painting import draw, draw_cloth
 from mrcnn.deepfashion2.demo.scenes import (
     body,
     demo_annotation,
-    demo_picture,
+    demo_image,
     make_demo,
     make_scene,
     pieces,
@@ -71,23 +72,23 @@ def test_layout_of_the_files(folder):
 def test_files_hold_what_the_functions_give(folder):
     annotation, size = demo_annotation(5, split="validation")
     assert json.loads((folder / "validation/annos/000005.json").read_text()) == annotation
-    with Image.open(folder / "validation/image/000005.jpg") as picture:
-        assert (picture.size, picture.mode) == (size, "RGB")
-        stored = np.array(picture, int)
-    drawn = np.array(demo_picture(5, split="validation")[1], int)
+    with Image.open(folder / "validation/image/000005.jpg") as image:
+        assert (image.size, image.mode) == (size, "RGB")
+        stored = np.array(image, int)
+    drawn = np.array(demo_image(5, split="validation")[1], int)
     assert abs(stored - drawn).mean() < 6  # JPEG's loss
 
 
-def test_a_seed_gives_the_same_bytes_however_many_pictures(folder, tmp_path):
+def test_a_seed_gives_the_same_bytes_however_many_images(folder, tmp_path):
     make_demo(tmp_path, 10, progress=False)
     for path in (tmp_path / "train").rglob("*.*"):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes()
 
 
 def test_seeds_splits_and_numbers_differ():
-    shown = [demo_picture(*key) for key in ((9,), (10,), (9, 1), (9, 0, "validation"))]
+    shown = [demo_image(*key) for key in ((9,), (10,), (9, 1), (9, 0, "validation"))]
     assert len({orjson.dumps(annotation) for annotation, _ in shown}) == 4
-    assert len({picture.tobytes() for _, picture in shown}) == 4
+    assert len({image.tobytes() for _, image in shown}) == 4
 
 
 def test_every_class_is_in_either_split_of_40(folder):
@@ -99,7 +100,7 @@ def test_every_class_is_in_either_split_of_40(folder):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_class_is_among_26_pictures(seed):
+def test_every_class_is_among_26_images(seed):
     counts = split_counts(26, (("train", 0.8), ("validation", 0.2)))
     numbers = [(split, i) for split, count in counts.items() for i in range(1, count + 1)]
     found = {i["category_id"] for s, n in numbers for i in items(demo_annotation(n, seed, s)[0])}
@@ -107,13 +108,8 @@ def test_every_class_is_among_26_pictures(seed):
 
 
 def test_the_converter_finds_nothing_wrong(folder, tmp_path):
-    command = [sys.executable, "convert_to_coco.py", "--data", folder, "--output_dir", tmp_path]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    tables = sorted(tmp_path.glob("*problems.csv"))
-    assert len(tables) == 2
-    for table in tables:
-        assert len(table.read_text().splitlines()) == 1  # the header
     for split in ("train", "validation"):
+        assert not convert_split(folder / split, tmp_path).problems
         coco = json.loads((tmp_path / f"{split}_coco.json").read_text())
         paths = (folder / split / "annos").iterdir()
         assert len(coco["annotations"]) == sum(len(items(json.loads(p.read_text()))) for p in paths)
@@ -123,7 +119,7 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "validation").mkdir()
     mine = tmp_path / "validation" / "mine.txt"
     mine.write_text("mine")
-    with pytest.raises(FileExistsError, match="validation is there .* pass another folder"):
+    with pytest.raises(FileExistsError, match="validation exists .* pass another folder"):
         make_demo(tmp_path, 4, progress=False)
     assert [p.name for p in tmp_path.rglob("*")] == ["validation", "mine.txt"]
     mine.unlink()
@@ -134,7 +130,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_a_file_in_a_splits_place_is_refused(tmp_path):
     (tmp_path / "train").write_text("mine")
-    with pytest.raises(FileExistsError, match="train is there"):
+    with pytest.raises(FileExistsError, match="train exists"):
         make_demo(tmp_path, 4, progress=False)
 
 
@@ -189,7 +185,7 @@ def test_arguments_of_no_use_are_refused(tmp_path, changes, message):
     assert not (tmp_path / "new").exists()
 
 
-def test_pictures_count_from_1():
+def test_images_count_from_1():
     with pytest.raises(ValueError, match="count from 1"):
         demo_annotation(0)
 
@@ -312,7 +308,7 @@ def test_patterns_have_the_data_sets_landmarks(category_id, closed):
     pattern = make_pattern(category_id, draw_cut(category_id, rng), figure, closed)
     low, high = DEEPFASHION2_LANDMARK_OFFSETS[category_id - 1 : category_id + 1]
     assert len(pattern.landmarks) == high - low
-    ((points, shape),) = lay_out([pattern], Place(1.0, 100.0, 400 + 200j))
+    points, shape = lay_out(pattern, Place(1.0, 100.0, 400 + 200j))
     assert len(points) == high - low
     assert shape.is_valid and shape.area > 100**2
 
@@ -383,7 +379,7 @@ def test_what_changes_with_the_cloth_is_the_items_mask(number):
     by_category = {item["category_id"]: item for item in items(annotation)}
     for place, garment in enumerate(scene.garments):
         category_id = garment.clothing.category_id
-        pictures = []
+        images = []
         for cloth in plain_cloths(category_id):
             dressed = garment._replace(clothing=garment.clothing._replace(cloth=cloth))
             # All garments plain, so that both images take the same random numbers.
@@ -392,32 +388,31 @@ def test_what_changes_with_the_cloth_is_the_items_mask(number):
                 for g in scene.garments
             ]
             others[place] = dressed
-            pictures.append(drawn(scene._replace(garments=others)))
-        changed = abs(pictures[0] - pictures[1]).max(axis=2) > 40
+            images.append(drawn(scene._replace(garments=others)))
+        changed = abs(images[0] - images[1]).max(axis=2) > 40
         mask = mask_of(by_category[category_id], size)
         assert (changed & mask).sum() / (changed | mask).sum() > 0.85
 
 
 def drawn(scene):
-    below, above = body(scene) if scene.viewpoint != 1 else ([], [])
-    return np.array(draw(scene, below, above, np.random.default_rng(1)), int)
+    return np.array(draw(scene, *body(scene), np.random.default_rng(1)), int)
 
 
 def test_plain_garments_have_their_cloths_colour():
     checked, unlike = 0, 0
-    for number in range(1, 61):
+    for number in range(1, 31):
         scene = make_scene(number, 0, "train")
-        annotation, picture = demo_picture(number)
-        pixels = np.array(picture, float)
+        annotation, image = demo_image(number)
+        pixels = np.array(image, float)
         by_category = {item["category_id"]: item for item in items(annotation)}
-        everything = np.any([mask_of(i, picture.size) for i in items(annotation)], axis=0)
+        everything = np.any([mask_of(i, image.size) for i in items(annotation)], axis=0)
         for garment in scene.garments:
             category_id, seed = garment.clothing.category_id, garment.clothing.cloth
             cloth = draw_cloth(category_id, np.random.default_rng(seed))
             if cloth.print == "plain" and category_id in by_category:
-                inside = np.median(pixels[mask_of(by_category[category_id], picture.size)], axis=0)
+                inside = np.median(pixels[mask_of(by_category[category_id], image.size)], axis=0)
                 assert abs(inside - 255 * np.array(cloth.color)).max() < 50
                 around = np.median(pixels[~everything], axis=0)
                 checked += 1
                 unlike += abs(inside - around).max() > 25
-    assert checked > 20 and unlike > 0.8 * checked
+    assert checked > 10 and unlike > 0.8 * checked

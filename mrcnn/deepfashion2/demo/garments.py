@@ -9,14 +9,19 @@ the data set's order, numbered from 1.
 import cmath
 import math
 from bisect import bisect
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import shapely
 
 TOPS, OUTWEAR, BOTTOMS, DRESSES = (1, 2, 5, 6), (3, 4), (7, 8, 9), (10, 11, 12, 13)
 SHORTS, SKIRT = 7, 9
+
+Option = TypeVar("Option")
+Points = list[complex]
+Limb = tuple[complex, complex, complex]  # shoulder, elbow, wrist; or hip, knee, ankle
 
 
 class Kind(NamedTuple):
@@ -69,17 +74,17 @@ class Figure(NamedTuple):
     """How someone stands, figure frame; limbs left and right."""
 
     width: float  # of the trunk, 1 is usual
-    arms: tuple[tuple[complex, complex, complex], ...]  # shoulder, elbow, wrist
-    legs: tuple[tuple[complex, complex, complex], ...]  # hip, knee, ankle
+    arms: tuple[Limb, ...]
+    legs: tuple[Limb, ...]
 
 
 class Pattern(NamedTuple):
     """A garment's points in the figure frame."""
 
-    landmarks: list[complex]
-    curves: list[list[complex]]  # closed; their union is the garment
+    landmarks: Points
+    curves: list[Points]  # closed; their union is the garment
     corners: set[complex]  # the curves are smooth elsewhere
-    seams: list[list[complex]]
+    seams: list[Points]
 
 
 class Place(NamedTuple):
@@ -90,18 +95,20 @@ class Place(NamedTuple):
     offset: complex
     bend: float = 0.0  # phase of the waves that make straight lines a little crooked
 
-    def __call__(self, points):
+    def __call__(self, points: Points | np.ndarray) -> np.ndarray:
         points = np.asarray(points)
         x = points.real + 0.015 * np.sin(5 * points.imag + 2 * points.real + self.bend)
-        return (self.squeeze * x + 1j * points.imag) * self.turn + self.offset
+        return np.asarray((self.squeeze * x + 1j * points.imag) * self.turn + self.offset)
 
 
-def between(rng, low, high):
+def between(rng: np.random.Generator, low: float, high: float) -> float:
     """A number from low to high; quicker than Generator.uniform for one."""
     return low + (high - low) * rng.random()
 
 
-def pick(rng, options, weights=None):
+def pick(
+    rng: np.random.Generator, options: Sequence[Option], weights: Sequence[float] | None = None
+) -> Option:
     """One of the options; quicker than Generator.choice for one."""
     if weights is None:
         return options[int(rng.random() * len(options))]
@@ -109,7 +116,7 @@ def pick(rng, options, weights=None):
     return options[bisect(sums, rng.random() * sums[-1])]
 
 
-def draw_cut(category_id, rng):
+def draw_cut(category_id: int, rng: np.random.Generator) -> Cut:
     kind = KINDS[category_id]
     return Cut(
         hem=between(rng, *kind.hem),
@@ -126,11 +133,12 @@ def draw_cut(category_id, rng):
     )
 
 
-def draw_figure(rng, worn):
+def draw_figure(rng: np.random.Generator, worn: bool) -> Figure:
     """A `Figure`; without a wearer, limbs as straight as sleeves and legs on the floor."""
-    width, arms, legs = between(rng, 0.9, 1.1), [], []
+    width, arms, legs = between(rng, 0.9, 1.1), list[Limb](), list[Limb]()
     reach, spread = between(rng, 25, 60), between(rng, 0, 6)
-    poses = ((12, 6), (35, 30), (42, -40), (15, -88))  # hanging, off, on the hip, in front
+    # Upper and lower arm: hanging, off, on the hip, in front.
+    poses = ((12.0, 6.0), (35.0, 30.0), (42.0, -40.0), (15.0, -88.0))
     for side in (-1, 1):
         upper, lower = pick(rng, poses, (5, 4, 2, 1)) if worn else (reach, reach)
         upper += between(rng, -6, 10)
@@ -143,12 +151,12 @@ def draw_figure(rng, worn):
     return Figure(width, tuple(arms), tuple(legs))
 
 
-def turned(degrees):
+def turned(degrees: float) -> complex:
     """The factor that turns a point: what hangs down, 1j, moves to the right."""
     return cmath.exp(-1j * math.radians(degrees))
 
 
-def half_width(y, cut, figure):
+def half_width(y: float, cut: Cut, figure: Figure) -> float:
     """Half the width of a garment at a height."""
     i = min(max(bisect(TRUNK_Y, y), 1), len(TRUNK_Y) - 1)
     share = min(max((y - TRUNK_Y[i - 1]) / (TRUNK_Y[i] - TRUNK_Y[i - 1]), 0), 1)
@@ -156,17 +164,17 @@ def half_width(y, cut, figure):
     return max(body, cut.loose * 0.76) * figure.width + cut.ease + cut.flare * max(0, y - 1.75)
 
 
-def along(start, end, share, side):
+def along(start: complex, end: complex, share: float, side: int) -> tuple[complex, complex]:
     """The point at a share of the way, and the unit normal that points away from the body."""
     return start + (end - start) * share, -1j * side * (end - start) / abs(end - start)
 
 
-def mirrored(points):
+def mirrored(points: Sequence[complex]) -> Points:
     """The same on the other side, in the same order."""
     return [-p.conjugate() for p in points]
 
 
-def sleeve_end(category_id, cut, arm, side):
+def sleeve_end(category_id: int, cut: Cut, arm: Limb, side: int) -> tuple[int, complex, complex]:
     """(bones that the sleeve reaches along: 0, 1 or 2, the cuff's middle and the normal there)."""
     shoulder, elbow, wrist = arm
     style = KINDS[category_id].sleeve
@@ -177,7 +185,7 @@ def sleeve_end(category_id, cut, arm, side):
     return 0, *along(shoulder, elbow, 0.0, side)
 
 
-def sleeve(category_id, cut, arm, side, armpit):
+def sleeve(category_id: int, cut: Cut, arm: Limb, side: int, armpit: complex) -> Points:
     """Landmarks from the shoulder down the outside, and up the inside to the armpit."""
     shoulder, elbow, wrist = arm
     top = shoulder - 0.13j + side * 0.3 * cut.ease
@@ -198,16 +206,16 @@ def sleeve(category_id, cut, arm, side, armpit):
 class Half(NamedTuple):
     """One side of an upper garment."""
 
-    arm: list[complex]  # landmarks from the shoulder to the armpit
-    flank: list[complex]  # landmarks below, down to the hem's corner
-    armhole: list[complex]  # a point between shoulder and armpit where there is no sleeve
+    arm: Points  # landmarks from the shoulder to the armpit
+    flank: Points  # landmarks below, down to the hem's corner
+    armhole: Points  # a point between shoulder and armpit where there is no sleeve
 
-    def outside(self):
+    def outside(self) -> Points:
         """The outline from the shoulder to the hem's corner."""
         return [self.arm[0], *self.armhole, *self.arm[1:], *self.flank]
 
 
-def upper_half(category_id, cut, figure, side):
+def upper_half(category_id: int, cut: Cut, figure: Figure, side: int) -> Half:
     style, armpit_y = KINDS[category_id].sleeve, 0.72 + 0.5 * cut.ease
     sleeved = style in ("short", "long")
     if category_id in DRESSES:
@@ -224,7 +232,7 @@ def upper_half(category_id, cut, figure, side):
     return Half([side * outside + 0.03j, armpit], flank, armhole)
 
 
-def neckline(category_id, cut):
+def neckline(category_id: int, cut: Cut) -> Points:
     """Landmarks 1 to 6: the middle of the back, then the front from left to right."""
     style = KINDS[category_id].sleeve
     if style == "sling":
@@ -235,15 +243,8 @@ def neckline(category_id, cut):
     return [back, *mirrored([wide, mid]), 1j * depth, mid, wide]
 
 
-def upper(category_id, cut, figure, closed):
-    """The `Pattern` of a top or a dress.
-
-    Args:
-        category_id: 1, 2, 5, 6 or 10 to 13.
-        cut: `Cut`.
-        figure: `Figure`.
-        closed: the outline runs along the back of the neck, not along the front; slings do not.
-    """
+def upper(category_id: int, cut: Cut, figure: Figure, closed: bool) -> Pattern:
+    """A top or a dress; `closed`: the outline runs along the back of the neck, but for slings."""
     halves = [upper_half(category_id, cut, figure, side) for side in (-1, 1)]
     neck, hem = neckline(category_id, cut), 1j * (cut.hem + 0.04)
     sling = KINDS[category_id].sleeve == "sling"
@@ -259,9 +260,9 @@ def upper(category_id, cut, figure, closed):
     return Pattern(upper_landmarks(neck, halves, hem), [curve], corners, [collar, *seams])
 
 
-def sleeve_lines(halves):
+def sleeve_lines(halves: list[Half]) -> tuple[set[complex], list[Points]]:
     """(corners, seams) of both sides, sleeves or none."""
-    corners, seams = set(), []
+    corners, seams = set[complex](), list[Points]()
     for arm, flank, _ in halves:
         corners |= {arm[0], arm[-1], flank[-1]}
         if len(arm) > 2:
@@ -271,14 +272,14 @@ def sleeve_lines(halves):
     return corners, seams
 
 
-def upper_landmarks(neck, halves, middle):
+def upper_landmarks(neck: Points, halves: list[Half], middle: complex) -> Points:
     """Neck, down the left, the hem's middle, up the right."""
     left, right = halves
     return [*neck, *left.arm, *left.flank, middle, *right.flank[::-1], *right.arm[::-1]]
 
 
-def outwear(category_id, cut, figure, closed):
-    """The `Pattern` of outwear, open in front; see `upper`."""
+def outwear(category_id: int, cut: Cut, figure: Figure, closed: bool) -> Pattern:
+    """Outwear, open in front; see `upper`."""
     halves = [upper_half(category_id, cut, figure, side) for side in (-1, 1)]
     neck = neckline(category_id, cut)
     heights = [0.75 + (cut.hem - 0.75) * share for share in (0, 1 / 3, 2 / 3)]
@@ -299,8 +300,8 @@ def outwear(category_id, cut, figure, closed):
     return Pattern(landmarks, panels, corners, seams)
 
 
-def trousers(category_id, cut, figure):
-    """The `Pattern` of shorts or trousers."""
+def trousers(category_id: int, cut: Cut, figure: Figure) -> Pattern:
+    """Shorts or trousers."""
     top, hip = waistband(cut, figure)
     left, right = (
         trouser_leg(category_id, cut, figure.legs[side > 0], side, side * hip + 2.6j)
@@ -314,19 +315,19 @@ def trousers(category_id, cut, figure):
     return Pattern([*top, *left, crotch, *right[::-1]], [curve], corners, seams)
 
 
-def waistband(cut, figure):
+def waistband(cut: Cut, figure: Figure) -> tuple[Points, float]:
     """Landmarks 1 to 3 of trousers and skirts, and half their width at the hip."""
     straight = cut._replace(loose=0, flare=0)
     waist, hip = (half_width(y, straight, figure) for y in (cut.waist, 2.6))
     return [-waist + 1j * cut.waist, 1j * (cut.waist + 0.04), waist + 1j * cut.waist], hip
 
 
-def trouser_leg(category_id, cut, leg, side, start):
+def trouser_leg(category_id: int, cut: Cut, leg: Limb, side: int, start: complex) -> Points:
     """Landmarks from the hip down the outside, and up the inside."""
     hip, knee, ankle = leg
     width = 0.22 + cut.ease + 0.3 * cut.flare
 
-    def ring(above, below, height, half):
+    def ring(above: complex, below: complex, height: float, half: float) -> Points:
         share = (height - above.imag) / (below.imag - above.imag)
         centre, out = along(above, below, share, side)
         inner = centre - out * half
@@ -340,8 +341,7 @@ def trouser_leg(category_id, cut, leg, side, start):
     return [start, outside, *hem, inside]
 
 
-def skirt(cut, figure):
-    """The `Pattern` of a skirt."""
+def skirt(cut: Cut, figure: Figure) -> Pattern:
     top, hip = waistband(cut, figure)
     low = hip + cut.flare * (cut.hem - 2.6)
     right = [(hip + low) / 2 + 1j * (2.2 + cut.hem) / 2, low + 1j * cut.hem]
@@ -353,8 +353,8 @@ def skirt(cut, figure):
     return Pattern([*top, *left, middle, *right[::-1]], [curve], corners, [top, *folds])
 
 
-def make_pattern(category_id, cut, figure, closed):
-    """The `Pattern` of any garment; see `upper`."""
+def make_pattern(category_id: int, cut: Cut, figure: Figure, closed: bool) -> Pattern:
+    """Any garment; see `upper`."""
     if category_id == SKIRT:
         return skirt(cut, figure)
     if category_id in BOTTOMS:
@@ -375,77 +375,36 @@ CUBIC = np.stack(
 )
 
 
-def lay_out(patterns, place):
-    """Garments in the image frame, all at once because that is quicker.
-
-    Args:
-        patterns: list of `Pattern`.
-        place: `Place` of them all.
-
-    Returns:
-        list of (landmarks [n] complex, shapely geometry that the pattern's curves enclose).
-    """
-    curves = [curve for pattern in patterns for curve in pattern.curves]
-    sharp = [p in pattern.corners for pattern in patterns for c in pattern.curves for p in c]
-    drawn = smooth_curves(curves, np.array(sharp))
-    at = place(np.concatenate([drawn, *(pattern.landmarks for pattern in patterns)]))
-    number = np.repeat(range(len(curves)), [len(STEPS) * len(curve) for curve in curves])
-    rings = shapely.linearrings(coordinates(at[: len(drawn)]), indices=number)
-    shapes = shapely.polygons(rings)
-    valid = shapely.is_valid(shapes)
-    if not valid.all():
-        # A sleeve lies over the trunk, or folds over itself in the elbow.
-        shapes[~valid] = shapely.make_valid(shapes[~valid], method="structure")
-    found, mark, first = [], len(drawn), 0
-    for pattern in patterns:
-        marks, panels = len(pattern.landmarks), len(pattern.curves)
-        shape = shapes[first] if panels == 1 else shapely.union_all(shapes[first : first + panels])
-        found.append((at[mark : mark + marks], shape))
-        mark, first = mark + marks, first + panels
-    return found
+def lay_out(pattern: Pattern, place: Place) -> tuple[np.ndarray, Any]:
+    """(landmarks [n] complex, shapely geometry that the curves enclose), image frame."""
+    drawn = [coordinates(place(smooth_curve(curve, pattern.corners))) for curve in pattern.curves]
+    shapes = [shapely.Polygon(points) for points in drawn]
+    # A sleeve lies over the trunk, or folds over itself in the elbow.
+    valid = [s if s.is_valid else shapely.make_valid(s, method="structure") for s in shapes]
+    shape = valid[0] if len(valid) == 1 else shapely.union_all(valid)
+    return place(pattern.landmarks), shape
 
 
-def smooth_curves(curves, sharp):
-    """Points along closed curves, len(STEPS) for each point of theirs: [M] complex.
-
-    Args:
-        curves: list of lists of points.
-        sharp: [number of points] bool, True at corners.
-    """
-    here = np.array([p for curve in curves for p in curve])
-    after: list[int] = []
-    before: list[int] = []
-    for curve in curves:
-        first, last = len(after), len(after) + len(curve) - 1
-        after += [*range(first + 1, last + 1), first]
-        before += [last, *range(first, last)]
-    step = here[after] - here
-    length = abs(step)
-    chord = step + step[before]
+def smooth_curve(curve: Points, corners: set[complex]) -> np.ndarray:
+    """[M] complex: points along a closed curve, len(STEPS) for each of its own."""
+    here = np.array(curve)
+    after = np.roll(here, -1)
+    step = after - here
+    chord, length = step + np.roll(step, 1), abs(step)
     # No longer than the shorter neighbour, or the curve would run past a point.
-    tangent = chord * np.minimum(length, length[before]) / (abs(chord) + 1e-9)
-    tangent[sharp] = 0
-    ends = np.array([here, here[after], tangent, tangent[after]])
-    return (ends.T @ CUBIC).ravel()
+    tangent = chord * np.minimum(length, np.roll(length, 1)) / (abs(chord) + 1e-9)
+    tangent[[point in corners for point in curve]] = 0
+    ends = np.array([here, after, tangent, np.roll(tangent, -1)])
+    return np.asarray(ends.T @ CUBIC).ravel()
 
 
-def strips(lines, halves, place):
-    """Bent strips with round ends.
-
-    Args:
-        lines: list of lists of points in the figure frame.
-        halves: half the width of each, head heights.
-        place: `Place`.
-
-    Returns:
-        array of shapely geometries in the image frame.
-    """
-    at = place([p for line in lines for p in line])
-    number = np.repeat(range(len(lines)), [len(line) for line in lines])
-    strings = shapely.linestrings(coordinates(at), indices=number)
-    return shapely.buffer(strings, np.array(halves) * abs(place.turn), quad_segs=3)
+def strips(lines: list[Points], halves: Sequence[float], place: Place) -> list[Any]:
+    """Bent strips with round ends along lines in the figure frame, each half as wide as `halves`
+    say in head heights: shapely geometries in the image frame."""
+    strings = [shapely.LineString(coordinates(place(line))) for line in lines]
+    return list(shapely.buffer(strings, np.array(halves) * abs(place.turn), quad_segs=3))
 
 
-def coordinates(points):
+def coordinates(points: np.ndarray) -> np.ndarray:
     """[N] complex -> [N, (x, y)] float64."""
     return points.view(np.float64).reshape(-1, 2)

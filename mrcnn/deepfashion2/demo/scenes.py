@@ -10,15 +10,18 @@ import os
 import re
 import tempfile
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 import shapely
+from PIL import Image
 from tqdm import tqdm
 
 from mrcnn.core.classes import DEEPFASHION2_CATEGORY_IDS
+from mrcnn.core.files import PathLike
 from mrcnn.deepfashion2.demo.garments import (
     BOTTOMS,
     DRESSES,
@@ -28,8 +31,10 @@ from mrcnn.deepfashion2.demo.garments import (
     TRUNK_Y,
     Cut,
     Figure,
+    Limb,
     Pattern,
     Place,
+    Points,
     between,
     coordinates,
     draw_cut,
@@ -60,6 +65,11 @@ SMALLEST_PIECE = 20.0  # pixels; an annotator would not see less
 SMALLEST_SHARE = 0.03  # of a garment, in sight
 LANDMARK_REACH = 2.0  # pixels from what is seen of the garment; farther off it is covered
 
+Rng = np.random.Generator
+Size = tuple[int, int]  # width, height
+Layers = list[tuple[str, Any]]  # material, shapely geometry in the image frame
+Annotation = dict[str, Any]  # the content of an annotation file
+
 
 class Clothing(NamedTuple):
     """A garment before it is put on."""
@@ -74,12 +84,12 @@ class Garment(NamedTuple):
     clothing: Clothing
     pattern: Pattern
     place: Place
-    landmarks: Any  # [n] complex, image frame
+    landmarks: np.ndarray  # [n] complex, image frame
     shape: Any  # shapely geometry, image frame, as if nothing lay on it
 
 
 class Scene(NamedTuple):
-    size: tuple[int, int]  # width, height
+    size: Size
     source: str
     pair_id: int
     viewpoint: int
@@ -87,13 +97,13 @@ class Scene(NamedTuple):
     figure: Figure
     place: Place  # of the figure
     garments: list[Garment]  # undermost first
-    covers: list[tuple[str, Any]]  # above all garments: "skin", "bag" or "hair", and its shape
+    covers: Layers  # above all garments
 
 
 # What is worn
 
 
-def draw_outfit(rng):
+def draw_outfit(rng: Rng) -> tuple[int, ...]:
     """Category ids, undermost first."""
     if rng.random() < RARE_OUTFITS:
         return pick(rng, OUTFITS)
@@ -109,11 +119,11 @@ def draw_outfit(rng):
 # Scenes
 
 
-def seed_of(seed, split, *numbers):
+def seed_of(seed: int, split: str, *numbers: int) -> tuple[int, ...]:
     return (seed, zlib.crc32(split.encode()), *numbers)
 
 
-def make_scene(number, seed, split):
+def make_scene(number: int, seed: int, split: str) -> Scene:
     """All that image `number` of a split shows."""
     if number < 1:
         raise ValueError(f"got image number {number}; they count from 1")
@@ -125,7 +135,7 @@ def make_scene(number, seed, split):
     look = np.random.default_rng(look_seed) if same else rng
     if first:
         order = np.random.default_rng(seed_of(seed, split)).permutation(len(OUTFITS))
-        outfit = OUTFITS[order[number - 1]]
+        outfit: tuple[int, ...] = OUTFITS[order[number - 1]]
     else:
         outfit = draw_outfit(look)
     clothes = [
@@ -138,49 +148,39 @@ def make_scene(number, seed, split):
     return lying_scene(rng, clothes, source, pair)
 
 
-def worn_scene(rng, clothes, first, source, pair):
-    """A `Scene` of someone; `first`: from the front, all of it in the image."""
+def worn_scene(rng: Rng, clothes: list[Clothing], first: bool, source: str, pair: int) -> Scene:
+    """Someone; `first`: from the front, all of it in the image."""
     view = "front" if first else pick(rng, ("front", "side", "back"), (88, 6, 6))
     figure, size = draw_figure(rng, worn=True), pick(rng, SIZES)
     if len(clothes) > 1 and clothes[1].category_id in TOPS and rng.random() < 0.3:
         clothes[:2] = clothes[1::-1]  # tucked in
     patterns = [make_pattern(c.category_id, c.cut, figure, view == "back") for c in clothes]
     framing = "whole" if first else pick(rng, ("whole", "far", "close"), (6, 1, 4))
-    middle = np.mean(pick(rng, patterns).landmarks).imag
+    middle = float(np.mean(pick(rng, patterns).landmarks).imag)
     place = frame(rng, size, framing, middle, 0.7 if view == "side" else 1.0)
-    return Scene(
-        size=size,
-        source=source,
-        pair_id=pair,
-        viewpoint=2 if view == "front" else 3,
-        back=view == "back",
-        figure=figure,
-        place=place,
-        garments=[
-            Garment(clothing, pattern, place, *found)
-            for clothing, pattern, found in zip(
-                clothes, patterns, lay_out(patterns, place), strict=True
-            )
-        ],
-        covers=draw_covers(rng, figure, place, clothes, view == "back"),
-    )
+    garments = [
+        Garment(clothing, pattern, place, *lay_out(pattern, place))
+        for clothing, pattern in zip(clothes, patterns, strict=True)
+    ]
+    covers = draw_covers(rng, figure, place, clothes, view == "back")
+    viewpoint = 2 if view == "front" else 3
+    return Scene(size, source, pair, viewpoint, view == "back", figure, place, garments, covers)
 
 
-def lying_scene(rng, clothes, source, pair):
-    """A `Scene` of one or two garments that no one wears."""
+def lying_scene(rng: Rng, clothes: list[Clothing], source: str, pair: int) -> Scene:
+    """One or two garments that no one wears."""
     figure, size = draw_figure(rng, worn=False), pick(rng, SIZES)
     clothes = clothes[:2] if rng.random() < 0.4 else [pick(rng, clothes)]
     garments = []
     for cell, clothing in enumerate(clothes[::-1]):
         pattern = make_pattern(clothing.category_id, clothing.cut, figure, closed=True)
         place = lay_down(rng, size, pattern, cell, len(clothes))
-        (found,) = lay_out([pattern], place)
-        garments.append(Garment(clothing, pattern, place, *found))
+        garments.append(Garment(clothing, pattern, place, *lay_out(pattern, place)))
     return Scene(size, source, pair, 1, False, figure, garments[0].place, garments, [])
 
 
-def frame(rng, size, framing, middle, squeeze):
-    """The `Place` of someone: all of them, far away, or close to a height of the figure frame."""
+def frame(rng: Rng, size: Size, framing: str, middle: float, squeeze: float) -> Place:
+    """Of someone: all of them, far away, or close to a height `middle` of the figure frame."""
     width, height = size
     heads = {"whole": (8.0, 9.2), "far": (10.0, 13.0), "close": (3.4, 5.4)}[framing]
     unit = height / between(rng, *heads)
@@ -191,8 +191,8 @@ def frame(rng, size, framing, middle, squeeze):
     return Place(squeeze * between(rng, 0.94, 1.05), turn, offset, between(rng, 0, 6))
 
 
-def lay_down(rng, size, pattern, cell, cells):
-    """The `Place` of a garment on the floor; cells divide the image from top to bottom."""
+def lay_down(rng: Rng, size: Size, pattern: Pattern, cell: int, cells: int) -> Place:
+    """Of a garment on the floor; cells divide the image from top to bottom."""
     points = np.array(pattern.landmarks)
     low = points.real.min() + 1j * points.imag.min()
     span = points.real.max() + 1j * points.imag.max() - low
@@ -204,7 +204,9 @@ def lay_down(rng, size, pattern, cell, cells):
     return Place(1.0, turn, centre - (low + span / 2) * turn, between(rng, 0, 6))
 
 
-def draw_covers(rng, figure, place, clothes, back):
+def draw_covers(
+    rng: Rng, figure: Figure, place: Place, clothes: list[Clothing], back: bool
+) -> Layers:
     """What lies above the garments: bare arms and hands, a bag, long hair."""
     parts = [("skin", 0.14, bare_arm(clothes, figure.arms[i], 2 * i - 1)) for i in (0, 1)]
     if rng.random() < 0.18:
@@ -220,7 +222,7 @@ def draw_covers(rng, figure, place, clothes, back):
     return layers(parts, place)
 
 
-def bare_arm(clothes, arm, side):
+def bare_arm(clothes: list[Clothing], arm: Limb, side: int) -> Points:
     """The bones of an arm that no sleeve covers, hand included; figure frame."""
     shoulder, elbow, wrist = arm
     hand = wrist + 0.2 * (wrist - elbow)
@@ -231,15 +233,17 @@ def bare_arm(clothes, arm, side):
     return [[shoulder, elbow, wrist, hand], [cuff, elbow, wrist, hand], [wrist, hand]][bones]
 
 
-def layers(parts, place):
+def layers(parts: Sequence[tuple[str, float, Points]], place: Place) -> Layers:
     """(material, half width, line in the figure frame) -> (material, shape in the image)."""
     names, halves, lines = zip(*parts, strict=True)
-    return list(zip(names, strips(lines, halves, place), strict=True))
+    return list(zip(names, strips(list(lines), halves, place), strict=True))
 
 
-def body(scene):
-    """What lies under the garments, and the head above all: lists of (material, shape)."""
+def body(scene: Scene) -> tuple[Layers, Layers]:
+    """What lies under the garments, and the head above all; nothing where no one wears them."""
     place, figure = scene.place, scene.figure
+    if scene.viewpoint == 1:
+        return [], []
     right = [0.25 - 0.1j, *(figure.width * np.array(TRUNK_X) + 1j * np.array(TRUNK_Y))]
     trunk = place(np.array([*right, *mirrored(right[::-1])]))
     limbs = [("skin", 0.17, [-0.5j, 0.15j])]
@@ -254,52 +258,43 @@ def body(scene):
         head.append(("skin", 0.37, [-0.82j, -0.62j]))
         head += [("eyes", 0.035, [x - 0.78j, x * 1.3 - 0.78j]) for x in (-0.13, 0.13)]
         head.append(("lips", 0.03, [-0.09 - 0.45j, 0.09 - 0.45j]))
-    torso = ("skin", shapely.Polygon(coordinates(trunk)))
-    return [torso, *layers(limbs, place)], layers(head, place)
+    torso = shapely.Polygon(coordinates(trunk))
+    return [("skin", torso), *layers(limbs, place)], layers(head, place)
 
 
 # Annotations
 
 
-def demo_annotation(number, seed=0, split="train"):
-    """One image's annotation, without drawing the image.
+def demo_annotation(number: int, seed: int = 0, split: str = "train") -> tuple[Annotation, Size]:
+    """One image's annotation and size, without drawing the image.
 
     Args:
-        number: int, 1 or more: the number in the file's name.
-        seed: int, 0 or more.
-        split: name of the split; each has images of its own.
-
-    Returns:
-        (content of the annotation file: a dict of JSON's types, (width, height) in pixels).
+        number: the one in the file's name, from 1.
+        split: each has images of its own.
     """
     scene = make_scene(number, seed, split)
     return annotate(scene), scene.size
 
 
-def demo_picture(number, seed=0, split="train"):
-    """One image and its annotation; see `demo_annotation`.
-
-    Returns:
-        (annotation, PIL.Image in RGB).
-    """
+def demo_image(number: int, seed: int = 0, split: str = "train") -> tuple[Annotation, Image.Image]:
+    """One image's annotation and the RGB image; see `demo_annotation`."""
     scene = make_scene(number, seed, split)
-    below, above = body(scene) if scene.viewpoint != 1 else ([], [])
     rng = np.random.default_rng(seed_of(seed, split, number, 3))
-    return annotate(scene), draw(scene, below, above, rng)
+    return annotate(scene), draw(scene, *body(scene), rng)
 
 
-def annotate(scene):
+def annotate(scene: Scene) -> Annotation:
     """What DeepFashion2's annotation file says of a scene; the uppermost garment is item1."""
-    annotation = {"source": scene.source, "pair_id": scene.pair_id}
-    picture = shapely.box(0, 0, *scene.size)
+    annotation: Annotation = {"source": scene.source, "pair_id": scene.pair_id}
+    image = shapely.box(0, 0, *scene.size)
     covers = [shapely.disjoint_subset_union_all([shape for _, shape in scene.covers])]
     for garment in reversed(scene.garments):
         seen = garment.shape
         for cover in covers:
             if shapely.intersects(seen, cover):
                 seen = shapely.difference(seen, cover)
-        if not shapely.contains_properly(picture, seen):
-            seen = shapely.intersection(seen, picture)
+        if not shapely.contains_properly(image, seen):
+            seen = shapely.intersection(seen, image)
         polygons = pieces(seen)
         if sum(p.area for p in polygons) > SMALLEST_SHARE * garment.shape.area:
             annotation[f"item{len(annotation) - 1}"] = item(scene, garment, polygons)
@@ -307,12 +302,12 @@ def annotate(scene):
     return annotation
 
 
-def pieces(geometry):
+def pieces(geometry: Any) -> list[Any]:
     """The polygons of a geometry, without slivers; one with a hole is cut apart there.
 
     The format's polygons have no holes.
     """
-    found = []
+    found: list[Any] = []
     for part in getattr(geometry, "geoms", (geometry,)):
         area = part.area
         if area < SMALLEST_PIECE or (area < 400 and part.buffer(-0.7).is_empty):
@@ -327,14 +322,8 @@ def pieces(geometry):
     return found
 
 
-def item(scene, garment, polygons):
-    """One garment's entry in the annotation file.
-
-    Args:
-        scene: `Scene`.
-        garment: `Garment` of it.
-        polygons: shapely polygons, what is seen of it.
-    """
+def item(scene: Scene, garment: Garment, polygons: list[Any]) -> Annotation:
+    """A garment's entry in the annotation file; `polygons` (shapely's) are seen of it."""
     clothing = garment.clothing
     marks, covered, outside = landmarks(scene, garment, polygons)
     rings = [np.round(shapely.get_coordinates(p)[:-1], 2).ravel().tolist() for p in polygons]
@@ -354,12 +343,14 @@ def item(scene, garment, polygons):
     }
 
 
-def level(share, second, third):
+def level(share: float, second: float, third: float) -> int:
     """1, or 2 or 3 where the share is above those limits."""
     return 1 + int(share > second) + int(share > third)
 
 
-def landmarks(scene, garment, polygons):
+def landmarks(
+    scene: Scene, garment: Garment, polygons: list[Any]
+) -> tuple[list[int], float, float]:
     """([x1, y1, v1, ...], share that other things cover, share outside the image)."""
     points = garment.landmarks
     dots = shapely.points(coordinates(points))
@@ -368,7 +359,7 @@ def landmarks(scene, garment, polygons):
     behind = [2, 3, 4] if scene.back else [0]
     if garment.clothing.category_id in BOTTOMS or scene.viewpoint == 1:
         behind = []
-    marks, covered, outside = [], 0, 0
+    marks, covered, outside = list[int](), 0, 0
     for i, point in enumerate(points.tolist()):
         if 0 <= point.real < scene.size[0] and 0 <= point.imag < scene.size[1]:
             marks += [int(point.real), int(point.imag), 2 if near[i] and i not in behind else 1]
@@ -382,24 +373,28 @@ def landmarks(scene, garment, polygons):
 # Files
 
 
-def make_demo(folder, images=200, seed=0, splits=SPLITS, progress=True):
+def make_demo(
+    folder: PathLike,
+    images: int = 200,
+    seed: int = 0,
+    splits: Iterable[tuple[str, float]] = SPLITS,
+    progress: bool = True,
+) -> dict[str, int]:
     """Writes images and annotations in DeepFashion2's layout.
 
     `<folder>/<split>/image/000001.jpg` and `<folder>/<split>/annos/000001.json`, and so on. The
     splits appear when all of them are complete.
 
     Args:
-        folder: str or Path; made where it does not exist.
-        images: int, images of all splits together.
-        seed: int, 0 or more.
+        folder: made where it does not exist.
+        images: number of images of all splits together.
         splits: (name, share) pairs; the shares are taken relative to their sum.
-        progress: whether to show a bar.
 
     Returns:
-        dict of split name -> number of images.
+        Number of images of each split.
 
     Raises:
-        ValueError: if an argument is of no use.
+        ValueError: if an argument is out of range.
         FileExistsError: if a split's folder is there and not empty.
     """
     counts = split_counts(images, splits)
@@ -409,7 +404,7 @@ def make_demo(folder, images=200, seed=0, splits=SPLITS, progress=True):
     check_free(folder, counts)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".demo.") as temporary:
-        with tqdm(total=images, unit="picture", disable=not progress) as bar:
+        with tqdm(total=images, unit=" images", disable=not progress) as bar:
             for split, count in counts.items():
                 write_split(Path(temporary) / split, split, count, seed, bar)
         check_free(folder, counts)
@@ -418,25 +413,22 @@ def make_demo(folder, images=200, seed=0, splits=SPLITS, progress=True):
     return counts
 
 
-def check_free(folder, splits):
+def check_free(folder: Path, splits: Iterable[str]) -> None:
     """Raises FileExistsError if something would be overwritten."""
     for target in (folder / split for split in splits):
         if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(
-                f"{target} is there and no empty folder; nothing is overwritten, so pass another "
+                f"{target} exists and is not an empty folder; nothing is overwritten: pass another "
                 "folder or move that one away"
             )
 
 
-def split_counts(images, splits):
-    """dict of split name -> images, at least one each, `images` together."""
+def split_counts(images: int, splits: Iterable[tuple[str, float]]) -> dict[str, int]:
+    """Images of each split, at least one each, `images` together."""
     splits = list(splits)
     names, shares = [name for name, _ in splits], [share for _, share in splits]
-    if (
-        not splits
-        or len(set(names)) < len(names)
-        or not all(map(re.compile(r"\w[\w.-]*").fullmatch, names))
-    ):
+    are_names = all(re.fullmatch(r"\w[\w.-]*", name) for name in names)
+    if not splits or len(set(names)) < len(names) or not are_names:
         raise ValueError(f"got splits {names}; give folder names, each once")
     if not all(share > 0 for share in shares):
         raise ValueError(f"got shares {shares} of the splits; give numbers above 0")
@@ -453,12 +445,12 @@ def split_counts(images, splits):
     return dict(zip(names, counts.tolist(), strict=True))
 
 
-def write_split(folder, split, count, seed, bar):
+def write_split(folder: Path, split: str, count: int, seed: int, bar: Any) -> None:
     """Writes one split's images and annotations into a new folder."""
     for name in ("image", "annos"):
         (folder / name).mkdir(parents=True)
     for number in range(1, count + 1):
-        annotation, picture = demo_picture(number, seed, split)
-        picture.save(folder / "image" / f"{number:06d}.jpg", quality=90)
+        annotation, image = demo_image(number, seed, split)
+        image.save(folder / "image" / f"{number:06d}.jpg", quality=90)
         (folder / "annos" / f"{number:06d}.json").write_bytes(orjson.dumps(annotation))
         bar.update()
