@@ -4,6 +4,8 @@ import re
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from mrcnn.core.files import PathLike
+
 
 def run_folder(model_dir: PathLike, name: str) -> Path:
     """Folder of a new run (not made yet)."""
