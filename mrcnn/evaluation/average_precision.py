@@ -208,7 +208,8 @@ def _areas(detections: Detections, kind: str) -> np.ndarray:
         # A few at a time: pycocotools 2.0.11 fails on more than 255 (their number is a uint8).
         parts = [detections.rles[i : i + 250] for i in range(0, len(detections), 250)]
         return np.array([area for part in parts for area in rle_tools.area(part)], float)
-    return np.prod(detections.boxes[:, 2:], axis=1)
+    areas: np.ndarray = np.prod(detections.boxes[:, 2:], axis=1)
+    return areas
 
 
 @dataclass(frozen=True)
