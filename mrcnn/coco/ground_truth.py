@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -17,49 +17,42 @@ import numpy as np
 import orjson
 
 from mrcnn.coco.masks import RLE, MaskError, Size, bounds, to_rles
-from mrcnn.coco.reader import NO_MASK, NOT_GIVEN, CocoTable, Image, ImageId, read_coco
+from mrcnn.coco.reader import NO_MASK, NOT_GIVEN, CocoTable, ImageId, read_coco
 
 KINDS = ("bbox", "segm")
 
 
 @dataclass
-class GroundTruth:
-    """What is to be found, instances sorted by image and else in the file's order.
+class GroundTruth(CocoTable):
+    """What is to be found: a table of which each annotation, an instance here, has a box and an area.
 
     Attributes:
-        image_ids: [I] int or str, rising; category_ids: [K] int, rising.
-        images: [I] records of the file. names: [K] category names.
-        image, classes: [G] int, positions in image_ids and category_ids.
-        areas: [G] float, the file's `area` (pixels), which decides small, medium and large.
-        crowd: [G] bool.
-        boxes: [G, 4] float.
-        attributes: name of `reader.ATTRIBUTES` -> [G] int, 1 to 3 where an annotation says so.
         known_ids: every image id of the file, chosen or not.
-        table: what all this was taken from; it has the segmentations.
+        areas: [G] float, pixels, which decide small, medium and large.
+        The others are those of `CocoTable`.
     """
 
-    image_ids: np.ndarray
-    category_ids: np.ndarray
-    images: list[Image]
-    names: list[str]
-    image: np.ndarray
-    classes: np.ndarray
-    areas: np.ndarray
-    crowd: np.ndarray
-    boxes: np.ndarray
-    attributes: dict[str, np.ndarray]
     known_ids: set[ImageId]
-    table: CocoTable
+
+    @cached_property
+    def image_ids(self) -> np.ndarray:
+        """[I] int or str, rising."""
+        return np.array([entry.id for entry in self.images])
+
+    @cached_property
+    def category_ids(self) -> np.ndarray:
+        """[K] int, rising."""
+        return np.array([entry.id for entry in self.categories], int)
 
     @property
-    def offsets(self) -> np.ndarray:
-        """[I + 1] int: instances of image i are offsets[i] to offsets[i + 1] - 1."""
-        return self.table.offsets
+    def names(self) -> list[str]:
+        """[K] category names."""
+        return [entry.name for entry in self.categories]
 
     @cached_property
     def rles(self) -> list[RLE]:
         """[G] masks; ValueError if one is none, see `mrcnn.coco.masks`."""
-        segmentations = (self.table.segmentation(row) for row in range(len(self.image)))
+        segmentations = (self.segmentation(row) for row in range(len(self)))
         try:
             return to_rles(segmentations, (self.size(i) for i in self.image.tolist()))
         except MaskError as error:
@@ -68,7 +61,7 @@ class GroundTruth:
 
     @property
     def has_masks(self) -> bool:
-        return not (self.table.polygons == NO_MASK).any()
+        return not (self.polygons == NO_MASK).any()
 
     def size(self, image: int) -> Size:
         """(height, width) of the image at a position."""
@@ -135,20 +128,9 @@ def read_ground_truth(
             f"{len(boxless)} annotations, such as id {chosen.ids[boxless[0]]}, have no bbox "
             "[x, y, width, height]; add it or convert again"
         )
-    return GroundTruth(
-        image_ids=np.array([entry.id for entry in chosen.images]),
-        category_ids=np.array([entry.id for entry in chosen.categories], int),
-        images=chosen.images,
-        names=[entry.name for entry in chosen.categories],
-        image=chosen.image,
-        classes=chosen.classes,
-        areas=np.where(np.isnan(chosen.areas), chosen.boxes[:, 2:].prod(axis=1), chosen.areas),
-        crowd=chosen.crowd,
-        boxes=chosen.boxes,
-        attributes=chosen.attributes,
-        known_ids=set(position),
-        table=chosen,
-    )
+    values = {entry.name: getattr(chosen, entry.name) for entry in fields(chosen)}
+    areas = np.where(np.isnan(chosen.areas), chosen.boxes[:, 2:].prod(axis=1), chosen.areas)
+    return GroundTruth(**{**values, "areas": areas, "known_ids": set(position)})
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -179,18 +179,10 @@ class Annotations(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(index, slice):
-            return [self._record(row) for row in self._rows[index]]
-        return self._record(self._rows[index])
-
-    def _record(self, row: int) -> dict[str, Any]:
+    def __getitem__(self, index: Any) -> Any:
+        row = self._rows[index]
+        if isinstance(row, range):
+            return list(Annotations(self._table, row))
         return {
             "category_id": self._table.categories[self._table.classes[row]].id,
             "iscrowd": int(self._table.crowd[row]),
