@@ -131,9 +131,9 @@ def ours(truth_path, results_path, resamples):
     for kind in ("bbox", "segm"):
         overlaps = average_precision.compute_overlaps(truth, detections, kind)
         watch.lap(f"{kind} overlaps")
-        matches = average_precision.match(truth, detections, kind, views, overlaps)
+        matches = average_precision.match_detections(truth, detections, kind, views, overlaps)
         watch.lap(f"{kind} match")
-        scores.append(average_precision.summary(average_precision.accumulate(matches))["AP"])
+        scores.append(average_precision.summary(average_precision.accumulate(matches)).AP)
         watch.lap(f"{kind} accumulate")
         if resamples:
             from mrcnn.evaluation.bootstrap import ap_samples, draw_weights

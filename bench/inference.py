@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from mrcnn.commands.environment import hold_weights, import_tensorflow
+from mrcnn.commands.environment import assume_frozen_weights, import_tensorflow
 from mrcnn.core.memory import share_heap
 from mrcnn.core.reading import read_image
-from mrcnn.inference.listing import list_pictures
-from mrcnn.inference.pipeline import run_pictures
+from mrcnn.inference.listing import list_images
+from mrcnn.inference.pipeline import run_images
 from mrcnn.inference.writers import DEFAULT, Outputs
 
 START = time.perf_counter()
@@ -115,10 +115,10 @@ def main():
     parser.add_argument("--memory", type=int, help="images of a long run")
     args = parser.parse_args()
     share_heap()
-    hold_weights(True)
+    assume_frozen_weights(True)
     import_tensorflow()
     predictor = make_predictor(args)
-    paths = [p.path for p in list_pictures(args.input).pictures][: args.limit]
+    paths = [p.path for p in list_images(args.input).images][: args.limit]
     list(predictor.stream(paths[:1]))
     report = {"pictures": len(paths), "first_result_s": round(time.perf_counter() - START, 2)}
     report["batch_size"] = predictor.batch_size
@@ -131,7 +131,7 @@ def main():
         before = bare_rate(predictor, paths)
         start, cpu = time.perf_counter(), time.process_time()
         outputs = Outputs(tuple(args.save.split(",")))
-        run_pictures(watched, source, Path(folder, "out"), outputs, progress=False)
+        run_images(watched, source, Path(folder, "out"), outputs, progress=False)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         after = bare_rate(predictor, paths)
     bare = (before[0] + after[0]) / 2

@@ -75,7 +75,7 @@ def measure(name, predictor, make_masks, coco, args, refined=False):
     rows, pairs, seconds = [], [], 0.0
     for image in coco.dataset["images"]:
         picture = read_image(args.images / image["file_name"], apply_exif=False)
-        result = replace(predictor([picture])[0], refined=refined, _crops={})
+        result = replace(predictor([picture])[0], refined=refined, _crops={}, _rles={})
         start = time.perf_counter()
         masks = make_masks(result)
         seconds += time.perf_counter() - start

@@ -45,7 +45,8 @@ def main():
     values |= {"VALIDATION_STEPS": steps, "IMAGE_MIN_DIM": args.size, "IMAGE_MAX_DIM": args.size}
     keras.utils.set_random_seed(0)
     model = MaskRCNN("training", CompactConfig.from_dict(values), args.logs)
-    pretrained.load_mobilenet_v2(model.keras_model, pretrained.MOBILENET_COCO)
+    backbone = pretrained.shipped(pretrained.MOBILENET_COCO)
+    pretrained.load_mobilenet_v2(model.keras_model, backbone)
     start = losses_now(model, dataset, steps)
     epochs = max(1, args.steps // steps)
     rows = model.train(

@@ -25,6 +25,7 @@ import numpy as np
 
 from mrcnn.commands.environment import import_tensorflow
 from mrcnn.config import Config
+from mrcnn.core.boxes import config_anchors
 
 # (y1, x1, y2, x2) as shares of the image.
 BOXES = [(0.1, 0.1, 0.6, 0.4), (0.4, 0.2, 0.9, 0.8), (0.05, 0.6, 0.4, 0.95)]
@@ -77,18 +78,16 @@ def train_step(args):
     """A function that runs one training step and returns the loss."""
     from mrcnn.data.targets import build_rpn_targets
     from mrcnn.model import MaskRCNN
-    from mrcnn.training import loop
+    from mrcnn.training.step import Trainer, make_optimizer, set_trainable
 
     config = make_config(args)
     model = MaskRCNN("training", config, "logs")
     tame(model.keras_model)
-    loop.set_trainable(model.keras_model, ".*")
-    optimizer = loop.make_optimizer(config, 1e-5)
-    trainer = loop.Trainer(model.keras_model, config, optimizer)
-    from mrcnn.network.build import image_anchors
+    set_trainable(model.keras_model, ".*")
+    trainer = Trainer(model.keras_model, config, make_optimizer(config, 1e-5))
 
     boxes = (np.array(BOXES) * args.size).astype(np.int32)
-    anchors = image_anchors(config, config.IMAGE_SHAPE)
+    anchors = config_anchors(config, config.IMAGE_SHAPE)
     ids = np.arange(1, 6, dtype=np.int32)
     match, deltas = build_rpn_targets(config.IMAGE_SHAPE, anchors, ids, boxes, config)
     pad = config.MAX_GT_INSTANCES - len(boxes)

@@ -1,4 +1,4 @@
-"""Settings of a Mask R-CNN: subclass `Config`, override what differs, pass an instance on.
+"""Settings of a Mask R-CNN: subclass `Config`, override what differs, pass an instance.
 
 The names and defaults are matterport's, so that configurations written for it keep working.
 Only constructors read a `Config`; layers and functions take the values they need.
@@ -7,6 +7,8 @@ Only constructors read a `Config`; layers and functions take the values they nee
 import math
 import numbers
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -37,18 +39,18 @@ class Config:
     # CPU GPU_COUNT stays 1.
     GPU_COUNT: int = 1
     IMAGES_PER_GPU: int = 2
-    # One checkpoint and one validation after each epoch: make epochs long enough to be worth it.
+    # One checkpoint and one validation after each epoch: make epochs long enough for that.
     STEPS_PER_EPOCH: int = 1000
     VALIDATION_STEPS: int = 50
 
     # --- Backbone and feature pyramid -----------------------------------------------------
     # "resnet50", "resnet101", "mobilenet_v2", or a callable
     # f(input_image, stage5=True, train_bn=TRAIN_BN) -> [C1, C2, C3, C4, C5].
-    BACKBONE = "resnet101"
+    BACKBONE: str | Callable[..., Any] = "resnet101"
     # Only with a callable BACKBONE: f(image_shape) -> [5, (height, width)] of P2..P6.
-    COMPUTE_BACKBONE_SHAPE = None
+    COMPUTE_BACKBONE_SHAPE: Callable[..., Any] | None = None
     # Strides of P2..P6. Change them only with a backbone of other strides.
-    BACKBONE_STRIDES = [4, 8, 16, 32, 64]
+    BACKBONE_STRIDES: Sequence[int] = [4, 8, 16, 32, 64]
     # Channels of P2..P6.
     TOP_DOWN_PYRAMID_SIZE: int = 256
     # Width of the two dense layers of the class and box head.
@@ -60,7 +62,7 @@ class Config:
 
     # --- Precision ------------------------------------------------------------------------
     # Of convolutions and dense layers. "auto" takes what the device is fast at; boxes, NMS,
-    # softmax, losses and weights are float32 always.
+    # softmax, losses and weights are always float32.
     COMPUTE_DTYPE: str = "auto"
 
     # --- Classes --------------------------------------------------------------------------
@@ -70,9 +72,9 @@ class Config:
     # --- Region proposals -----------------------------------------------------------------
     # Side of the square anchor of each pyramid level. Halve them for small objects or when
     # the input is half as large.
-    RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)
+    RPN_ANCHOR_SCALES: Sequence[float] = (32, 64, 128, 256, 512)
     # Width / height.
-    RPN_ANCHOR_RATIOS = [0.5, 1, 2]
+    RPN_ANCHOR_RATIOS: Sequence[float] = [0.5, 1, 2]
     # 1: anchors at each cell of the feature map; 2: at every other.
     RPN_ANCHOR_STRIDE: int = 1
     # Raise it to keep more proposals of crowded objects.
@@ -90,7 +92,7 @@ class Config:
     # Store ground truth masks cropped to their boxes at MINI_MASK_SHAPE: needed for large
     # images, at some loss of detail.
     USE_MINI_MASK: bool = True
-    MINI_MASK_SHAPE = (56, 56)
+    MINI_MASK_SHAPE: Sequence[int] = (56, 56)
 
     # --- Input images -------------------------------------------------------------------
     # "square": scale to MIN_DIM..MAX_DIM, pad to MAX_DIM x MAX_DIM (inference and training);
@@ -106,33 +108,33 @@ class Config:
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])  # RGB
 
     # --- Heads ----------------------------------------------------------------------------
-    # RoIs an image that train the heads, and the share of them that holds objects. Where
-    # the RPN finds few objects at that ratio, raise RPN_NMS_THRESHOLD.
+    # RoIs of an image that train the heads, and the share of them that holds objects. Where
+    # the RPN finds too few objects for that ratio, raise RPN_NMS_THRESHOLD.
     TRAIN_ROIS_PER_IMAGE: int = 200
     ROI_POSITIVE_RATIO: float = 0.33
     POOL_SIZE: int = 7
     MASK_POOL_SIZE: int = 14
     # Twice MASK_POOL_SIZE; another size needs another mask head.
-    MASK_SHAPE = [28, 28]
+    MASK_SHAPE: Sequence[int] = [28, 28]
     MAX_GT_INSTANCES: int = 100
     # False: train the heads on given RoIs ("input_roi") instead of the RPN's proposals.
     USE_RPN_ROIS: bool = True
-    # The original lets mrcnn_bbox_loss flow back into the RPN through the RoIs that its
-    # targets are measured from. True stops that.
+    # The original lets the gradient of mrcnn_bbox_loss flow back into the RPN through the RoIs
+    # that its targets are relative to. True stops that.
     STOP_TARGET_GRADIENT: bool = False
 
     # --- Detection ------------------------------------------------------------------------
     DETECTION_MAX_INSTANCES: int = 100
     DETECTION_MIN_CONFIDENCE: float = 0.7
     DETECTION_NMS_THRESHOLD: float = 0.3
-    # False: a RoI is of its likeliest class only, as in the original. True: it gives a detection
-    # of each class whose score reaches DETECTION_MIN_CONFIDENCE, as in Detectron: with scores
-    # below 0.5 let through, AP counts second guesses too.
+    # False: a RoI gives a detection of its likeliest class only, as in the original. True: of
+    # each class whose score reaches DETECTION_MIN_CONFIDENCE, as in Detectron; below 0.5, AP
+    # counts second guesses too.
     DETECTION_PER_CLASS: bool = False
-    # Let the sleeve head, which the weights file must have (scripts/train_sleeves.py), overrule
-    # the class of a garment among its siblings, such as short and long sleeves.
+    # Let the sleeve head of the weights file (scripts/train_sleeves.py) overrule the class of a
+    # garment among its siblings, such as short and long sleeves.
     SLEEVE_REFINE: bool = False
-    # Fit masks to the edges of the image (`mrcnn.inference.refine`). It is for the commands and the
+    # Fit masks to edges in the image (`mrcnn.inference.refine`), in the commands and the
     # `Predictor`; `MaskRCNN.detect` gives masks as the original does.
     MASK_REFINE: bool = False
 
@@ -142,23 +144,21 @@ class Config:
     LEARNING_MOMENTUM: float = 0.9
     WEIGHT_DECAY: float = 0.0001
     GRADIENT_CLIP_NORM: float = 5.0
-    LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
-    # Weight of a sixth loss, the agreement of mask edges (arXiv:1809.07069); 0 leaves it out.
-    # Only training changes; try 1.
+    LOSS_WEIGHTS: Mapping[str, float] = dict.fromkeys(LOSS_NAMES, 1.0)
+    # Weight of a sixth loss, the agreement of mask edges (arXiv:1809.07069); 0: none. Try 1.
     EDGE_LOSS_WEIGHT: float = 0.0
-    # Share of the class head's labels that is spread over all classes, for labels that are often
-    # wrong; it raises the class loss, of validation too. Try 0.1.
+    # Share of the class head's labels that is spread over all classes, for noisy labels; it
+    # raises the class loss in training and validation. Try 0.1.
     LABEL_SMOOTHING: float = 0.0
-    # Share of the class and box head's numbers that each training step leaves out, against
-    # learning few images by heart; detection uses them all. Try 0.5.
+    # Dropout in the class and box head while training, against overfitting on few images. Try 0.5.
     HEAD_DROPOUT: float = 0.0
-    # Keep moving averages of the weights, validate and save those: 0.999 or so; 0 for none.
+    # Validate and save moving averages of the weights: 0.999 or so; 0: none.
     EMA_DECAY: float = 0.0
     # None: batch norm trains normally; False: its statistics are frozen (right for small
     # batches); True: it uses the batch's statistics, at inference too.
     TRAIN_BN: bool | None = False
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Derives BATCH_SIZE, IMAGE_SHAPE and IMAGE_META_SIZE from the other values."""
         self.BATCH_SIZE = self.IMAGES_PER_GPU * self.GPU_COUNT
         side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
@@ -166,12 +166,11 @@ class Config:
         # image id, original shape, molded shape, window, scale, active class ids
         self.IMAGE_META_SIZE = 1 + 3 + 3 + 4 + 1 + self.NUM_CLASSES
 
-    def validate(self):
+    def validate(self) -> None:
         """Checks the values against each other.
 
         Raises:
-            ValueError: naming the field, its value and what to set instead. All findings
-                are in one message.
+            ValueError: listing each field that can't work, its value and what to set instead.
         """
         problems = list(self._problems())
         if problems:
@@ -179,7 +178,7 @@ class Config:
                 f"{type(self).__name__} cannot be used:\n" + "\n".join(f"  {p}" for p in problems)
             )
 
-    def _problems(self):
+    def _problems(self) -> Iterator[str]:
         if self.NUM_CLASSES < 2:
             yield (
                 f"NUM_CLASSES is {self.NUM_CLASSES}; set it to 1 (background) + the number "
@@ -191,14 +190,11 @@ class Config:
         for name in (*counts, "DETECTION_MAX_INSTANCES", "MAX_GT_INSTANCES"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; set it to 1 or more"
-        if not 0 <= self.EMA_DECAY < 1:
-            yield f"EMA_DECAY is {self.EMA_DECAY}; set it to 0 (none) or below 1, such as 0.999"
+        for name in ("EMA_DECAY", "LABEL_SMOOTHING", "HEAD_DROPOUT"):
+            if not 0 <= getattr(self, name) < 1:
+                yield f"{name} is {getattr(self, name)}; set it to 0 (none) or more, below 1"
         if not 0 <= self.EDGE_LOSS_WEIGHT < math.inf:
             yield f"EDGE_LOSS_WEIGHT is {self.EDGE_LOSS_WEIGHT}; set it to 0 (none) or more"
-        if not 0 <= self.LABEL_SMOOTHING < 1:
-            yield f"LABEL_SMOOTHING is {self.LABEL_SMOOTHING}; set it to 0 (none) or below 1"
-        if not 0 <= self.HEAD_DROPOUT < 1:
-            yield f"HEAD_DROPOUT is {self.HEAD_DROPOUT}; set it to 0 (none) or below 1, such as 0.5"
         if not callable(self.BACKBONE) and self.BACKBONE not in BACKBONES:
             yield f"BACKBONE is {self.BACKBONE!r}; use one of {BACKBONES} or a callable"
         if callable(self.BACKBONE) and not callable(self.COMPUTE_BACKBONE_SHAPE):
@@ -238,43 +234,38 @@ class Config:
         if unknown:
             yield f"LOSS_WEIGHTS has {sorted(unknown)}; the losses are {LOSS_NAMES}"
 
-    def to_dict(self):
-        """All values, as JSON can hold them.
-
-        Returns:
-            dict of field name -> number, string, bool, None, list or dict. Callables (a
-            BACKBONE of one's own) are left out, since no file can hold them.
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """All values by name, as JSON can hold them; callables (an own BACKBONE) are left out."""
         values = {name: getattr(self, name) for name in self._names()}
         return {name: _plain(value) for name, value in values.items() if not callable(value)}
 
     @classmethod
-    def from_dict(cls, values):
-        """A configuration with the given values, the class's own where a name is missing.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """A configuration with the values of a `to_dict`, the class's own where a name is missing.
 
-        Args:
-            values: dict as from `to_dict`; derived values in it are computed anew.
+        Derived values are computed anew.
         """
-        own = {k: v for k, v in values.items() if k not in ("BATCH_SIZE", "IMAGE_SHAPE")}
-        own.pop("IMAGE_META_SIZE", None)
+        derived = ("BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE")
+        own = {name: value for name, value in values.items() if name not in derived}
         for name, value in own.items():
             if isinstance(getattr(cls, name, None), np.ndarray):
                 own[name] = np.array(value)
-        return type(cls.__name__, (cls,), own)()
+        made: Self = type(cls.__name__, (cls,), own)()
+        return made
 
-    def display(self):
+    def display(self) -> None:
         """Prints all values, sorted by name."""
         print("\nConfigurations:")
         for name in self._names():
             print(f"{name:30} {getattr(self, name)}")
         print()
 
-    def _names(self):
+    def _names(self) -> list[str]:
         names = (n for n in dir(self) if not n.startswith("_"))
         return [n for n in names if n.isupper()]
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """NumPy scalars and arrays, tuples and dicts -> what JSON knows."""
     if isinstance(value, np.ndarray):
         return value.tolist()

@@ -3,23 +3,27 @@
 import re
 import warnings
 from collections import OrderedDict
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mrcnn.config import Config
 from mrcnn.core import classes
-from mrcnn.core.boxes import denorm_boxes, norm_boxes
+from mrcnn.core.boxes import compute_backbone_shapes, config_anchors, denorm_boxes, norm_boxes
+from mrcnn.core.files import PathLike
 from mrcnn.core.image import compose_image_meta, mold_image, parse_image_meta, unmold_image
+from mrcnn.data.dataset import Dataset
 from mrcnn.data.generators import DataGenerator, data_generator
 from mrcnn.data.samples import load_image_gt
 from mrcnn.data.targets import build_detection_targets, build_rpn_targets, generate_random_rois
 from mrcnn.network import build as network
 from mrcnn.network import detection, pretrained, weights
 from mrcnn.network.backbone import conv_block, fpn_graph, identity_block, resnet_graph
-from mrcnn.network.build import compute_backbone_shapes
 from mrcnn.network.heads import (
     DetectionLayer,
     build_fpn_mask_graph,
@@ -43,6 +47,7 @@ from mrcnn.network.tensor_ops import (
     batch_pack_graph,
     clip_boxes_graph,
     denorm_boxes_graph,
+    log2_graph,
     norm_boxes_graph,
     overlaps_graph,
     parse_image_meta_graph,
@@ -50,8 +55,11 @@ from mrcnn.network.tensor_ops import (
     trim_zeros_graph,
 )
 from mrcnn.siblings import sleeves
-from mrcnn.training import checkpoints, run, run_folders, step
-from mrcnn.training.devices import find_cluster
+from mrcnn.siblings.head import SiblingHead
+from mrcnn.training import checkpoints, loop, preflight, run_folders, step
+from mrcnn.training.devices import Cluster, find_cluster
+from mrcnn.training.log import Row
+from mrcnn.training.options import TrainingOptions
 
 __all__ = [
     "BatchNorm",
@@ -81,6 +89,7 @@ __all__ = [
     "identity_block",
     "load_image_gt",
     "log",
+    "log2_graph",
     "mold_image",
     "mrcnn_bbox_loss_graph",
     "mrcnn_class_loss_graph",
@@ -108,66 +117,65 @@ class MaskRCNN:
         keras_model: the Keras model; its layers have matterport's names.
         class_names: names by class id, background first; from the weights file or the data
             set, else by the class count (`classes.names_for`).
-        sleeve_head: `SiblingHead` of the weights file if SLEEVE_REFINE asks for it, else None.
+        sleeve_head: of the weights file, if SLEEVE_REFINE asks for it, else None.
         epoch: epochs trained so far.
         log_dir, checkpoint_path: of the current run; `train` makes the folder, under a later
             minute's name if another run has this one.
 
     Args:
         mode: "training" or "inference".
-        config: `Config`.
         model_dir: folder that run folders are made in.
     """
 
-    def __init__(self, mode, config, model_dir):
+    def __init__(self, mode: str, config: Config, model_dir: PathLike) -> None:
         if mode not in ("training", "inference"):
             raise ValueError(f"got mode {mode!r}; use 'training' or 'inference'")
         config.validate()
         self.mode, self.config, self.model_dir = mode, config, str(model_dir)
-        self.class_names = classes.names_for(config.NUM_CLASSES)
+        self.class_names: Sequence[str] = classes.names_for(config.NUM_CLASSES)
         # Before anything else of TensorFlow: several machines must join at the start.
-        self.cluster = find_cluster(config.GPU_COUNT) if mode == "training" else None
-        with self.cluster.strategy.scope() if self.cluster else nullcontext():
+        alone = Cluster(tf.distribute.get_strategy())
+        self.cluster = find_cluster(config.GPU_COUNT) if mode == "training" else alone
+        with self.cluster.strategy.scope():
             self.keras_model = self.build(mode, config)
-        # Layers that no file has filled yet; None of them may be left for real detections.
+        # Layers that no file has filled yet; none may be left for real detections.
         self.random_layers = list(weights.weighted_layers(self.keras_model))
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
-        self.progress = None
-        self.sleeve_head = None
-        self.digest = None  # of the file's weights, where a `Predictor` has scaled them in place
+        self.progress: loop.Progress | None = None
+        self.sleeve_head: SiblingHead | None = None
+        self.digest: bytes | None = (
+            None  # of the file's weights, where a `Predictor` has scaled them in place
+        )
         if mode == "inference":
             describe = sleeves.describe if self._refines_sleeves else None
             self._detections = detection.DetectionGraph(self.keras_model, describe)
         self.set_log_dir()
 
     @property
-    def _refines_sleeves(self):
+    def _refines_sleeves(self) -> bool:
         # getattr: configurations written for matterport's package lack it.
         return self.mode == "inference" and getattr(self.config, "SLEEVE_REFINE", False)
 
     @property
-    def traces(self):
+    def traces(self) -> int:
         """How often the detection graph was traced: once an input shape."""
         return self._detections.traces
 
-    def build(self, mode, config):
+    def build(self, mode: str, config: Config) -> keras.Model:
         """The Keras model of a mode; see `mrcnn.network.build` for its inputs and outputs."""
-        build = {
-            "training": network.build_training_model,
-            "inference": network.build_inference_model,
-        }
-        return build[mode](config)
+        if mode == "training":
+            return network.build_training_model(config)
+        return network.build_inference_model(config)
 
     # --- Weights and run folders ----------------------------------------------------------
 
-    def load_weights(self, filepath, by_name=False, exclude=None):
+    def load_weights(
+        self, filepath: PathLike, by_name: bool = False, exclude: Iterable[str] | None = None
+    ) -> weights.LoadReport:
         """Loads a weights file; see `weights.load`.
 
         Class names come along where the file carries them and no class layer is excluded. A
-        warning names the layers that the file had nothing for.
-
-        Returns:
-            `weights.LoadReport`.
+        warning names the layers that the file has no weights for.
         """
         report = weights.load(self.keras_model, filepath, by_name, exclude or ())
         self.random_layers = [n for n in self.random_layers if n not in report.loaded]
@@ -186,7 +194,7 @@ class MaskRCNN:
         self.set_log_dir(filepath)
         return report
 
-    def save_weights(self, filepath, dtype="float32"):
+    def save_weights(self, filepath: PathLike, dtype: str = "float32") -> None:
         """Writes the weights, class names, configuration and sleeve head; see `weights.save`."""
         # A file that says that its head is used must have one.
         config = self.config.to_dict() | {"SLEEVE_REFINE": False}
@@ -196,14 +204,14 @@ class MaskRCNN:
         if self.sleeve_head is not None:
             sleeves.write_head(self.sleeve_head, filepath, filepath, refine=True)
 
-    def get_imagenet_weights(self):
+    def get_imagenet_weights(self) -> str:
         """Path of ResNet-50's ImageNet weights, fetched at the first call."""
         path = Path(self.model_dir) / pretrained.IMAGENET_URL.rsplit("/", 1)[1]
         if not path.exists():
             pretrained.download(pretrained.IMAGENET_URL, path, layers=("conv1", "res5c_branch2c"))
         return str(path)
 
-    def find_last(self):
+    def find_last(self) -> str:
         """Path of the last checkpoint of the last run of this configuration's NAME.
 
         Raises:
@@ -211,22 +219,25 @@ class MaskRCNN:
         """
         return run_folders.find_last(self.model_dir, self.run_name)
 
-    def set_log_dir(self, model_path=None):
+    def set_log_dir(self, model_path: PathLike | None = None) -> None:
         """Goes on with the run that a checkpoint belongs to, or plans a new one."""
         epoch = run_folders.parse_checkpoint(model_path) if model_path else None
-        self.epoch = epoch or 0
-        same_run = epoch is not None and Path(model_path).name == self._checkpoint(epoch).name
-        self.saved, self._has_folder = None, same_run
-        folder = Path(model_path).resolve().parent if same_run else None
-        self._run_at(folder or run_folders.run_folder(self.model_dir, self.run_name))
+        self.epoch, self._has_folder = epoch or 0, False
+        self.resumed: checkpoints.Checkpoint | None = None  # by `resume`, for `train`
+        folder = run_folders.run_folder(self.model_dir, self.run_name)
+        if model_path and epoch is not None:
+            path = Path(model_path).resolve()
+            if path.name == run_folders.checkpoint_path("", self.run_name, epoch).name:
+                folder, self._has_folder = path.parent, True
+        self._run_at(folder)
 
-    def _run_at(self, folder):
+    def _run_at(self, folder: Path) -> None:
         self.log_dir = str(folder)
         # The original's pattern, for code that formats it.
         name = f"mask_rcnn_{self.run_name.lower()}_{{epoch:04d}}.h5"
         self.checkpoint_path = str(Path(self.log_dir) / name)
 
-    def make_log_dir(self):
+    def make_log_dir(self) -> None:
         """Makes the run's folder, which a new run never shares with another."""
         if self._has_folder:
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
@@ -234,17 +245,20 @@ class MaskRCNN:
             self._run_at(run_folders.make_run_folder(self.log_dir))
         self._has_folder = True
 
-    def _checkpoint(self, epoch, folder="."):
-        return run_folders.checkpoint_path(folder, self.run_name, epoch)
-
     @property
-    def run_name(self):
+    def run_name(self) -> str:
         """What run folders and checkpoints are named by."""
         return self.config.NAME or "mask_rcnn"
 
     # --- Training -------------------------------------------------------------------------
 
-    def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
+    def set_trainable(
+        self,
+        layer_regex: str,
+        keras_model: keras.Model | None = None,
+        indent: int = 0,
+        verbose: int = 1,
+    ) -> None:
         """Makes exactly the layers trainable whose whole name matches the expression."""
         names = step.set_trainable(keras_model or self.keras_model, layer_regex)
         if verbose:
@@ -252,57 +266,59 @@ class MaskRCNN:
 
     def train(
         self,
-        train_dataset,
-        val_dataset,
-        learning_rate,
-        epochs,
-        layers,
-        augmentation=None,
-        custom_callbacks=None,
-        no_augmentation_sources=None,
-        **options,
-    ):
+        train_dataset: Dataset,
+        val_dataset: Dataset | None,
+        learning_rate: float,
+        epochs: int,
+        layers: str,
+        augmentation: Any = None,
+        custom_callbacks: Iterable[Any] | None = None,
+        no_augmentation_sources: Iterable[str] | None = None,
+        options: TrainingOptions | None = None,
+        **changes: Any,
+    ) -> list[Row]:
         """Trains, from `self.epoch` on, or from where `resume` found the run.
 
         Args:
-            train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
-            learning_rate: number.
+            train_dataset, val_dataset: prepared.
             epochs: the epoch to end with, counted from the first ever: stages that follow
                 each other give 20, 60, 100, not 20, 40, 40.
             layers: "heads", "3+", "4+", "5+", "all", or a regular expression of layer names.
-            augmentation: imgaug augmenter, or None.
-            custom_callbacks: list of Keras callbacks.
+            augmentation: imgaug augmenter, or `mrcnn.data.policy.Policy`.
+            custom_callbacks: of Keras.
             no_augmentation_sources: sources of images that aren't augmented.
-            **options: fields of `mrcnn.training.run.Options`, such as schedule, seed and workers.
+            options: `TrainingOptions`, which matterport's `train` lacks; None: the defaults.
+            **changes: fields of it, such as schedule, seed and workers.
 
         Returns:
-            rows of the log, a list of dicts.
+            the rows that were added to the log.
 
         Raises:
             FloatingPointError: as soon as a loss isn't finite; the last checkpoint stays.
             TrainingStopped: after SIGINT or SIGTERM: the step was finished and all is saved.
         """
         self._need("training", "train")
-        self._check_datasets(train_dataset, val_dataset)
+        preflight.check_datasets(train_dataset, val_dataset, self.config.NUM_CLASSES)
         self.class_names = classes.check_names(train_dataset.class_names, self.config.NUM_CLASSES)
-        chosen = run.Options(
+        options = replace(
+            options or TrainingOptions(),
             augmentation=augmentation,
             callbacks=tuple(custom_callbacks or ()),
             no_augmentation_sources=no_augmentation_sources,
-            **options,
+            **changes,
         )
-        rows = run.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, chosen)
+        rows = loop.train(self, train_dataset, val_dataset, learning_rate, epochs, layers, options)
         self.random_layers = []
         return rows
 
-    def resume(self, folder=None):
+    def resume(self, folder: PathLike | None = None) -> Path:
         """Goes on with a run: loads its newest whole checkpoint, for `train` to continue.
 
         Args:
             folder: of the run; None takes the last run of this configuration's NAME.
 
         Returns:
-            Path of the weights file that was loaded.
+            The weights file that was loaded.
 
         Raises:
             FileNotFoundError: if there is no run, or none with a checkpoint.
@@ -310,47 +326,25 @@ class MaskRCNN:
         """
         self._need("training", "resume")
         folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
-        saved = checkpoints.Checkpoints(folder, self.run_name).restore()
-        if saved is None:
+        checkpoint = checkpoints.Checkpoints(folder, self.run_name).restore()
+        if checkpoint is None:
             raise FileNotFoundError(f"{folder} has no {checkpoints.LIST}; it is no run's folder")
-        self.load_weights(saved.weights, by_name=True)
+        self.load_weights(checkpoint.weights, by_name=True)
         self._run_at(folder)
-        self.epoch, self.saved, self._has_folder = saved.info["epoch"], saved, True
-        return saved.weights
+        self.epoch, self.resumed, self._has_folder = checkpoint.info["epoch"], checkpoint, True
+        return checkpoint.weights
 
-    def compile(self, learning_rate, momentum):
+    def compile(self, learning_rate: float, momentum: float) -> None:
         """Gives the Keras model the original's optimizer; `train` does so itself."""
         optimizer = step.make_optimizer(self.config, learning_rate, momentum)
         self.keras_model.compile(optimizer=optimizer)
 
-    def _check_datasets(self, train_dataset, val_dataset):
-        for which, dataset in (("train", train_dataset), ("validation", val_dataset)):
-            if dataset is None and which == "validation":
-                continue
-            if not len(dataset.image_ids):
-                raise ValueError(
-                    f"the {which} data set has no images; add some and call its prepare()"
-                )
-            if dataset.num_classes != self.config.NUM_CLASSES:
-                raise ValueError(
-                    f"the {which} data set has {dataset.num_classes} classes, background "
-                    f"included, but NUM_CLASSES is {self.config.NUM_CLASSES}; make them equal"
-                )
-        if val_dataset is not None and list(val_dataset.class_names) != list(
-            train_dataset.class_names
-        ):
-            raise ValueError(
-                "the class names of the two data sets differ: "
-                f"{list(train_dataset.class_names)} and {list(val_dataset.class_names)}"
-            )
-
     # --- Detection ------------------------------------------------------------------------
 
-    def mold_inputs(self, images):
-        """Resizes, pads and normalises images.
-
-        Args:
-            images: list of [H, W, channels] uint8.
+    def mold_inputs(
+        self, images: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Resizes, pads and normalises images [H, W, channels] uint8.
 
         Returns:
             molded images [B, h, w, channels] float32, image metas [B, M] float64 and windows
@@ -362,23 +356,21 @@ class MaskRCNN:
         """
         return detection.mold(images, self.config)
 
-    def detect(self, images, verbose=0):
-        """Finds objects in images.
+    def detect(self, images: Sequence[np.ndarray], verbose: int = 0) -> list[dict[str, np.ndarray]]:
+        """Finds objects in BATCH_SIZE images [H, W, channels] uint8, of any sizes.
 
-        Args:
-            images: list of BATCH_SIZE images [H, W, channels] uint8, of any sizes.
-            verbose: 1 prints the shapes of what goes in and comes out.
+        verbose=1 prints the shapes of the network's inputs.
 
         Returns:
-            list of dicts, one an image: rois [N, (y1, x1, y2, x2)] int32 pixels of the
-            image, class_ids [N] int32, scores [N] float32, masks [H, W, N] bool.
+            for each image: rois [N, (y1, x1, y2, x2)] int32 pixels of the image,
+            class_ids [N] int32, scores [N] float32, masks [H, W, N] bool.
         """
         self._need("inference", "detect")
         self._check_batch(len(images))
         if verbose:
             log(f"Processing {len(images)} images")
-            for picture in images:
-                log("image", picture)
+            for image in images:
+                log("image", image)
         molded, metas, windows = self.mold_inputs(images)
         if verbose:
             log("molded_images", molded)
@@ -389,30 +381,31 @@ class MaskRCNN:
             for i, image in enumerate(images)
         ]
 
-    def detect_molded(self, molded_images, image_metas, verbose=0):
-        """`detect` on images that are molded already; for inspection.
-
-        Args:
-            molded_images: [B, h, w, channels] float.
-            image_metas: [B, M].
-
-        Returns:
-            as `detect`, boxes and masks in pixels of the molded images.
-        """
+    def detect_molded(
+        self, molded_images: np.ndarray, image_metas: np.ndarray, verbose: int = 0
+    ) -> list[dict[str, np.ndarray]]:
+        """`detect` on images that are molded already; boxes and masks are in their pixels."""
         self._need("inference", "detect_molded")
         self._check_batch(len(molded_images))
         if verbose:
             log(f"Processing {len(molded_images)} images")
             log("molded_images", molded_images)
         detections, masks = self._run(molded_images, image_metas)
-        results = []
-        for i, image in enumerate(molded_images):
-            window = [0, 0, *image.shape[:2]]
-            result = detection.unmold(detections[i], masks[i], image.shape, image.shape, window)
-            results.append(result)
-        return results
+        shape = molded_images.shape[1:]
+        window = (0, 0, *shape[:2])
+        return [
+            detection.unmold(found, own, shape, shape, window)
+            for found, own in zip(detections, masks, strict=True)
+        ]
 
-    def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
+    def unmold_detections(
+        self,
+        detections: np.ndarray,
+        mrcnn_mask: np.ndarray,
+        original_image_shape: Sequence[int],
+        image_shape: Sequence[int],
+        window: Sequence[int],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The network's output for one image -> boxes and masks of that image.
 
         Args:
@@ -431,16 +424,16 @@ class MaskRCNN:
         result = detection.unmold(detections, own, original_image_shape, image_shape, window)
         return result["rois"], result["class_ids"], result["scores"], result["masks"]
 
-    def get_anchors(self, image_shape):
+    def get_anchors(self, image_shape: Sequence[int]) -> np.ndarray:
         """Anchors of a molded image: [A, (y1, x1, y2, x2)] float32, normalised; cached."""
         key = tuple(int(s) for s in image_shape)
         if key not in self._anchors:
             # Kept in pixels too, as the original does for its notebooks.
-            self.anchors = network.image_anchors(self.config, image_shape)
+            self.anchors = config_anchors(self.config, image_shape)
             self._anchors[key] = norm_boxes(self.anchors, key[:2]).astype(np.float32)
         return self._anchors[key]
 
-    def _run(self, molded, metas):
+    def _run(self, molded: np.ndarray, metas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         filled = getattr(self.keras_model, "filled", ())  # by keras_model.load_weights()
         left = [name for name in self.random_layers if name not in filled]
         if left:
@@ -455,33 +448,35 @@ class MaskRCNN:
             sleeves.refine_batch(self.sleeve_head, detections, masks, features[0], threshold)
         return detections, masks
 
-    def run_graph(self, images, outputs, image_metas=None):
-        """Values of chosen tensors of the model; for inspection.
+    def run_graph(
+        self,
+        images: Sequence[np.ndarray],
+        outputs: Iterable[tuple[str, keras.KerasTensor]],
+        image_metas: np.ndarray | None = None,
+    ) -> OrderedDict[str, np.ndarray]:
+        """Values of chosen tensors of the model, by name; for inspection.
 
         Args:
             images: as for `detect`; molded already if image_metas is given.
-            outputs: list of (name, Keras tensor such as keras_model.get_layer(n).output).
-            image_metas: [B, M], or None.
-
-        Returns:
-            OrderedDict of name -> array.
+            outputs: names and tensors, such as keras_model.get_layer(n).output.
+            image_metas: [B, M].
         """
         self._need("inference", "run_graph")
-        outputs = OrderedDict(outputs)
-        missing = [name for name, tensor in outputs.items() if tensor is None]
+        wanted = OrderedDict(outputs)
+        missing = [name for name, tensor in wanted.items() if tensor is None]
         if missing:
             raise ValueError(f"got no tensor for {missing}; pass get_layer(name).output")
-        if image_metas is None:
-            images, image_metas, _ = self.mold_inputs(images)
-        images = np.asarray(images)
-        anchors = self.get_anchors(images.shape[1:])
-        anchors = np.broadcast_to(anchors, (len(images), *anchors.shape))
-        model = keras.Model(self.keras_model.inputs, list(outputs.values()))
-        inputs = [np.asarray(x, np.float32) for x in (images, image_metas, anchors)]
+        molded = np.asarray(images) if image_metas is not None else None
+        if molded is None:
+            molded, image_metas, _ = self.mold_inputs(images)
+        anchors = self.get_anchors(molded.shape[1:])
+        anchors = np.broadcast_to(anchors, (len(molded), *anchors.shape))
+        model = keras.Model(self.keras_model.inputs, list(wanted.values()))
+        inputs = [np.asarray(x, np.float32) for x in (molded, image_metas, anchors)]
         values = tf.function(model)([tf.convert_to_tensor(x) for x in inputs], training=False)
         arrays = OrderedDict(
             (name, tf.cast(v, tf.float32).numpy() if v.dtype == tf.bfloat16 else v.numpy())
-            for name, v in zip(outputs, tf.nest.flatten(values), strict=True)
+            for name, v in zip(wanted, tf.nest.flatten(values), strict=True)
         )
         for name, array in arrays.items():
             log(name, array)
@@ -489,17 +484,16 @@ class MaskRCNN:
 
     # --- Inspection -----------------------------------------------------------------------
 
-    def ancestor(self, tensor, name, checked=None):
-        """The output of a layer that a keras tensor was computed from.
+    def ancestor(
+        self, tensor: keras.KerasTensor, name: str, checked: list[Any] | None = None
+    ) -> keras.KerasTensor | None:
+        """The output of a layer that a keras tensor was computed from; None without such a layer.
 
         Args:
-            tensor: keras tensor, such as keras_model.get_layer(n).output.
+            tensor: such as keras_model.get_layer(n).output.
             name: regular expression of the whole layer name. The original's names of TensorFlow
                 operations, such as "ROI/rpn_non_max_suppression:0", belong to no layer here.
-            checked: list of layers that were looked at already, or None.
-
-        Returns:
-            keras tensor, or None if there is no such layer.
+            checked: layers to leave out; those that were looked at are added.
         """
         checked = [] if checked is None else checked
         layer, node, _ = tensor._keras_history
@@ -514,19 +508,19 @@ class MaskRCNN:
                 return found
         return None
 
-    def find_trainable_layer(self, layer):
+    def find_trainable_layer(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """The layer itself, or the one it wraps."""
         return getattr(layer, "layer", layer)
 
-    def get_trainable_layers(self):
+    def get_trainable_layers(self) -> list[keras.layers.Layer]:
         """Layers with weights, nested models entered."""
         return [layer for layer in step.leaves(self.keras_model) if layer.get_weights()]
 
-    def _need(self, mode, method):
+    def _need(self, mode: str, method: str) -> None:
         if self.mode != mode:
             raise RuntimeError(f"{method}() needs mode={mode!r}; this model's is {self.mode!r}")
 
-    def _check_batch(self, count):
+    def _check_batch(self, count: int) -> None:
         if count != self.config.BATCH_SIZE:
             raise ValueError(
                 f"got {count} images but the batch size is {self.config.BATCH_SIZE}; pass "
@@ -534,14 +528,20 @@ class MaskRCNN:
             )
 
 
-def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config):
+def detection_targets_graph(
+    proposals: tf.Tensor,
+    gt_class_ids: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    gt_masks: tf.Tensor,
+    config: Config,
+) -> list[tf.Tensor]:
     """`DetectionTargetLayer` for one image: [P, 4], [G], [G, 4], [h, w, G] -> its outputs."""
     inputs = [tf.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)]
     return [x[0] for x in DetectionTargetLayer(config)(inputs)]
 
 
-def log(text, array=None):
-    """Prints a text and, of an array, its shape, range and dtype."""
+def log(text: str, array: Any = None) -> None:
+    """Prints a text and, for an array, its shape, range and dtype."""
     if array is not None:
         array = np.asarray(array)
         span = f"min: {array.min():10.5f}  max: {array.max():10.5f}" if array.size else "empty"

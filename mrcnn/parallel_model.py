@@ -1,7 +1,9 @@
 """matterport's `mrcnn.parallel_model`, for code that imports it."""
 
+from typing import Any
 
-def ParallelModel(keras_model, gpu_count):
+
+def ParallelModel(keras_model: Any, gpu_count: int) -> Any:
     """The model itself for one GPU.
 
     Raises:

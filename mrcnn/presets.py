@@ -15,7 +15,7 @@ class ClothingConfig(Config):
 
 
 class ResNet50Config(ClothingConfig):
-    """The same on ResNet-50, which is smaller and faster."""
+    """The same with ResNet-50, which is smaller and faster."""
 
     BACKBONE = "resnet50"
 
@@ -41,7 +41,11 @@ class CompactConfig(ClothingConfig):
     MAX_GT_INSTANCES = 30
     DETECTION_MAX_INSTANCES = 50
     DETECTION_PER_CLASS = True  # rare classes are seldom the likeliest, but often the second
-    MASK_REFINE = True  # 28 cells over a coat are coarse; the image knows its edge
+    MASK_REFINE = True  # 28 cells over a coat are coarse; the image shows its edge
 
 
-CONFIGS = {"resnet101": ClothingConfig, "resnet50": ResNet50Config, "compact": CompactConfig}
+CONFIGS: dict[str, type[ClothingConfig]] = {
+    "resnet101": ClothingConfig,
+    "resnet50": ResNet50Config,
+    "compact": CompactConfig,
+}

@@ -1,4 +1,10 @@
-"""matterport's `mrcnn.utils`: the names that its users import, from where they live here."""
+"""matterport's `mrcnn.utils`: the names that its users import, from where they live here.
+
+What needs TensorFlow or Keras is imported at its first use.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from mrcnn.core.boxes import (
     apply_box_deltas,
@@ -24,17 +30,11 @@ from mrcnn.core.image import (
 )
 from mrcnn.data.dataset import Dataset
 from mrcnn.evaluation.per_image import compute_ap, compute_ap_range, compute_matches, compute_recall
-from mrcnn.network.pretrained import COCO_URL as COCO_MODEL_URL
-from mrcnn.network.pretrained import download_trained_weights
-from mrcnn.network.tensor_ops import batch_slice, box_refinement_graph
 
 __all__ = [
-    "COCO_MODEL_URL",
     "Dataset",
     "apply_box_deltas",
-    "batch_slice",
     "box_refinement",
-    "box_refinement_graph",
     "compute_ap",
     "compute_ap_range",
     "compute_iou",
@@ -43,7 +43,6 @@ __all__ = [
     "compute_overlaps_masks",
     "compute_recall",
     "denorm_boxes",
-    "download_trained_weights",
     "expand_mask",
     "extract_bboxes",
     "generate_anchors",
@@ -57,3 +56,18 @@ __all__ = [
     "trim_zeros",
     "unmold_mask",
 ]
+
+# Names in mrcnn/network, by module.
+_LAZY = {
+    "COCO_MODEL_URL": "pretrained",
+    "download_trained_weights": "pretrained",
+    "batch_slice": "tensor_ops",
+    "box_refinement_graph": "tensor_ops",
+}
+__all__ += list(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"mrcnn.network.{_LAZY[name]}"), name)

@@ -3,10 +3,13 @@
 H, W: height and width of the image in pixels. N: number of instances.
 Boxes are [N, (y1, x1, y2, x2)], pixels of the image, y2 and x2 exclusive; masks are
 [H, W, N] bool; colours (red, green, blue) of 0..1. A given `ax` is drawn on; else a new figure
-is shown. Arrays without matplotlib: `mrcnn/render/drawing.py`, whose names are here too.
+is shown. `mrcnn/render/drawing.py`, whose names are here too, draws without matplotlib.
 """
 
+import colorsys
 import html
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,16 +17,14 @@ from PIL import Image
 from mrcnn.core.image import unmold_mask
 from mrcnn.evaluation.per_image import compute_matches
 from mrcnn.render.drawing import (
-    apply_mask,
     checked_boxes,
     class_colors,
     color_for,
-    draw_box,
     draw_instances,
     label_text,
     label_texts,
     paste_mask,
-    random_colors,
+    whole_boxes,
 )
 
 __all__ = [
@@ -47,7 +48,54 @@ __all__ = [
 ]
 
 
-def display_images(images, titles=None, cols=4, cmap=None, norm=None, interpolation=None):
+# --- Arrays -----------------------------------------------------------------------------------
+
+
+def random_colors(N: int, bright: bool = True) -> list[tuple[float, float, float]]:
+    """N colours whose hues are evenly spread, in shuffled order; the same for the same N.
+
+    bright: False takes 70 % of the brightness.
+    """
+    value = 1.0 if bright else 0.7
+    hues = np.random.default_rng(N).permutation(N) / max(N, 1)
+    return [colorsys.hsv_to_rgb(hue, 1, value) for hue in hues]
+
+
+def apply_mask(image: np.ndarray, mask: Any, color: Any, alpha: float = 0.5) -> np.ndarray:
+    """Tints the pixels of a mask in `image` and returns it.
+
+    image: [H, W, 3], values 0..255, changed in place. mask: [H, W] bool or 0/1. alpha: 0 leaves
+    the image, 1 paints over it.
+    """
+    mask = np.asarray(mask).astype(bool)
+    tinted = image[mask] * (1 - alpha) + alpha * 255 * np.asarray(color)
+    image[mask] = tinted.astype(image.dtype)
+    return image
+
+
+def draw_box(image: np.ndarray, box: Any, color: Any) -> np.ndarray:
+    """Draws a box, 2 pixels wide, into `image` and returns it.
+
+    image: [H, W, 3], changed in place. color: in the range of the image's values.
+    """
+    y1, x1, y2, x2 = whole_boxes(np.asarray(box)[np.newaxis], image.shape)[0]
+    inner = image[y1 + 2 : max(y2 - 2, y1 + 2), x1 + 2 : max(x2 - 2, x1 + 2)].copy()
+    image[y1:y2, x1:x2] = color
+    image[y1 + 2 : y1 + 2 + inner.shape[0], x1 + 2 : x1 + 2 + inner.shape[1]] = inner
+    return image
+
+
+# --- Figures ----------------------------------------------------------------------------------
+
+
+def display_images(
+    images: Sequence[Any],
+    titles: Sequence[str] | None = None,
+    cols: int = 4,
+    cmap: Any = None,
+    norm: Any = None,
+    interpolation: str | None = None,
+) -> None:
     """Shows images, [H, W] or [H, W, 3] each, in a grid of `cols` columns.
 
     titles: a string for each image. cmap, norm, interpolation: as in matplotlib's imshow.
@@ -66,20 +114,20 @@ def display_images(images, titles=None, cols=4, cmap=None, norm=None, interpolat
 
 
 def display_instances(
-    image,
-    boxes,
-    masks,
-    class_ids,
-    class_names,
-    scores=None,
-    title="",
-    figsize=(16, 16),
-    ax=None,
-    show_mask=True,
-    show_bbox=True,
-    colors=None,
-    captions=None,
-):
+    image: np.ndarray,
+    boxes: Any,
+    masks: Any,
+    class_ids: Any,
+    class_names: Sequence[str],
+    scores: Any = None,
+    title: str = "",
+    figsize: tuple[float, float] = (16, 16),
+    ax: Any = None,
+    show_mask: bool = True,
+    show_bbox: bool = True,
+    colors: Any = None,
+    captions: Any = None,
+) -> None:
     """Shows instances on an image; arguments as in `draw_instances`.
 
     colors: N tuples of floats 0..1; None takes the class colours. captions: N strings in
@@ -91,37 +139,39 @@ def display_instances(
     if colors is None:
         colors = [np.divide(c, 255) for c in class_colors(class_ids)]
     masks = masks if show_mask else None
-    styles = [{"linestyle": "dashed"}] * len(class_ids) if show_bbox else None
+    styles: list[dict[str, Any]] | None = None
+    if show_bbox:
+        styles = [{"linestyle": "dashed"}] * len(class_ids)
     _show(image, boxes, masks, colors, captions, styles, title=title, figsize=figsize, ax=ax)
 
 
 def display_differences(
-    image,
-    gt_box,
-    gt_class_id,
-    gt_mask,
-    pred_box,
-    pred_class_id,
-    pred_score,
-    pred_mask,
-    class_names,
-    title="",
-    ax=None,
-    show_mask=True,
-    show_box=True,
-    iou_threshold=0.5,
-    score_threshold=0.5,
-):
+    image: np.ndarray,
+    gt_box: np.ndarray,
+    gt_class_id: Any,
+    gt_mask: np.ndarray,
+    pred_box: np.ndarray,
+    pred_class_id: Any,
+    pred_score: Any,
+    pred_mask: np.ndarray,
+    class_names: Sequence[str],
+    title: str = "",
+    ax: Any = None,
+    show_mask: bool = True,
+    show_box: bool = True,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.5,
+) -> None:
     """Shows ground truth in green and predictions in red, captioned "score / IoU".
 
-    The IoU is that with the matched object, or the highest where nothing matches.
+    The IoU is that with the matched instance, or the highest one without a match.
     score_threshold: a second bound on the IoU, whatever its name; see `compute_matches`.
     """
     best_first = np.argsort(-np.asarray(pred_score), kind="stable")
     best_first = best_first[pred_box[best_first].any(axis=1)]  # without padding
     pred_box, pred_class_id = pred_box[best_first], pred_class_id[best_first]
     pred_score, pred_mask = pred_score[best_first], pred_mask[..., best_first]
-    # compute_matches() counts by score too; ranks keep it from turning equal scores around.
+    # compute_matches() sorts by score too; ranks keep the order of equal scores.
     ranks = np.arange(len(pred_score), 0, -1)
     _, pred_match, overlaps = compute_matches(
         *(gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, ranks, pred_mask),
@@ -148,7 +198,15 @@ def display_differences(
     )
 
 
-def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10):
+def draw_rois(
+    image: np.ndarray,
+    rois: np.ndarray,
+    refined_rois: np.ndarray,
+    mask: np.ndarray,
+    class_ids: Any,
+    class_names: Sequence[str],
+    limit: int = 10,
+) -> None:
     """Shows at most `limit` RoIs: dashed, with the refined box solid; background in grey.
 
     rois, refined_rois: [N, (y1, x1, y2, x2)]. mask: [N, h, w], each in the frame of its RoI.
@@ -167,15 +225,15 @@ def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10)
 
 
 def draw_boxes(
-    image,
-    boxes=None,
-    refined_boxes=None,
-    masks=None,
-    captions=None,
-    visibilities=None,
-    title="",
-    ax=None,
-):
+    image: np.ndarray,
+    boxes: Any = None,
+    refined_boxes: Any = None,
+    masks: Any = None,
+    captions: Any = None,
+    visibilities: Any = None,
+    title: str = "",
+    ax: Any = None,
+) -> None:
     """Shows boxes and, joined to them by a line, what they were refined to.
 
     captions: N strings. visibilities: [N], 0 for grey, 1 for dashed, 2 for solid.
@@ -194,8 +252,17 @@ def draw_boxes(
 
 
 def _show(
-    image, boxes, masks, colors, captions, styles, refined=None, title="", figsize=None, ax=None
-):
+    image: np.ndarray,
+    boxes: Any,
+    masks: Any,
+    colors: Sequence[Any],
+    captions: Sequence[str],
+    styles: Sequence[dict[str, Any]] | None,
+    refined: Any = None,
+    title: str = "",
+    figsize: tuple[float, float] | None = None,
+    ax: Any = None,
+) -> None:
     """One figure of the image, masks, boxes (unless styles is None) and captions."""
     from matplotlib import pyplot
     from matplotlib.patches import Rectangle
@@ -225,7 +292,9 @@ def _show(
         pyplot.show()
 
 
-def display_top_masks(image, mask, class_ids, class_names, limit=4):
+def display_top_masks(
+    image: np.ndarray, mask: np.ndarray, class_ids: Any, class_names: Sequence[str], limit: int = 4
+) -> None:
     """Shows the image and the masks of the `limit` classes that cover most of it.
 
     mask: [H, W, N]. class_ids: [N].
@@ -237,7 +306,7 @@ def display_top_masks(image, mask, class_ids, class_names, limit=4):
     display_images([image, *(together[i] for i in largest)], titles, cols=limit + 1, cmap="Blues_r")
 
 
-def plot_precision_recall(AP, precisions, recalls):
+def plot_precision_recall(AP: float, precisions: Any, recalls: Any) -> None:
     """Shows the precision-recall curve; precisions, recalls: [points], AP: their average."""
     from matplotlib import pyplot
 
@@ -248,10 +317,17 @@ def plot_precision_recall(AP, precisions, recalls):
     pyplot.show()
 
 
-def plot_overlaps(gt_class_ids, pred_class_ids, pred_scores, overlaps, class_names, threshold=0.5):
-    """Shows the IoU of each prediction (row) with each object (column).
+def plot_overlaps(
+    gt_class_ids: Any,
+    pred_class_ids: Any,
+    pred_scores: Any,
+    overlaps: Any,
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+) -> None:
+    """Shows the IoU of each prediction (row) with each ground truth instance (column).
 
-    overlaps: [predictions, objects]. Above `threshold`, "match" or "wrong" tells whether the
+    overlaps: [predictions, instances]. Above `threshold`, "match" or "wrong" tells whether the
     classes agree.
     """
     from matplotlib import pyplot
@@ -272,7 +348,7 @@ def plot_overlaps(gt_class_ids, pred_class_ids, pred_scores, overlaps, class_nam
     pyplot.show()
 
 
-def display_table(table):
+def display_table(table: Iterable[Iterable[Any]]) -> None:
     """Shows rows of cells as an HTML table in a notebook, as plain lines elsewhere."""
     rows = [[str(cell) for cell in row] for row in table]
     try:
@@ -284,12 +360,12 @@ def display_table(table):
     display(HTML("<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"))
 
 
-def display_weight_stats(model):
+def display_weight_stats(model: Any) -> None:
     """Tables shape, range and spread of each weight of a `MaskRCNN` or Keras model."""
     table = [["WEIGHT NAME", "SHAPE", "MIN", "MAX", "STD"]]
     for weight in getattr(model, "keras_model", model).weights:
         values = np.asarray(weight)
-        # A kernel of equal values was never initialised or has died; biases may start at zero.
+        # A kernel of equal values is uninitialised or dead; biases may start at zero.
         dead = " *** dead?" if values.ndim > 1 and values.min() == values.max() else ""
         stats = [f"{v:+10.4f}" for v in (values.min(), values.max(), values.std())]
         table.append([weight.path + dead, str(values.shape), *stats])

@@ -2,8 +2,8 @@
 
     python scripts/average_weights.py first.h5 second.h5 average.h5
 
-The files must hold the same layers, and come from one start: a model, and what further training
-made of it, say. Configuration and class names are those of the last file that is averaged.
+The files must hold the same layers and come from the same training: a model and its fine-tuned
+version, say. Configuration and class names are those of the last file that is averaged.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import numpy as np
 from mrcnn.core.files import replacing
 
 
-def arrays_of(path):
+def arrays_of(path: Path) -> dict[str, tuple[np.ndarray, np.dtype]]:
     """{name: (values in float32, dtype)} of all weights in a file."""
-    found = {}
+    found: dict[str, tuple[np.ndarray, np.dtype]] = {}
 
-    def note(name, item):
+    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
             found[name] = np.asarray(item, np.float32), item.dtype
 
@@ -31,21 +31,21 @@ def arrays_of(path):
     return found
 
 
-def average(paths):
+def average(paths: list[Path]) -> dict[str, np.ndarray]:
     """{name: mean of the files' values, in the last one's dtype}; exits if files don't fit."""
     files = [arrays_of(path) for path in paths]
     last = files[-1]
     for path, other in zip(paths, files, strict=True):
         shapes = [{name: values.shape for name, (values, _) in f.items()} for f in (other, last)]
         if not last or shapes[0] != shapes[1]:
-            sys.exit(f"{path} and {paths[-1]} hold other weights; give files of one model")
+            sys.exit(f"{path} and {paths[-1]} hold other weights; give files of the same model")
     return {
         name: np.mean([file[name][0] for file in files], axis=0).astype(dtype)
         for name, (_, dtype) in last.items()
     }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sources", type=Path, nargs="+", help="two files or more")
     parser.add_argument("target", type=Path)

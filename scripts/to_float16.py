@@ -1,8 +1,8 @@
-"""Halves a weights file: the same layers, names and configuration, numbers in float16.
+"""Converts a weights file to float16: half the size, the same layers, names and configuration.
 
     python scripts/to_float16.py logs/compact.../mask_rcnn_compact_0030.h5 weights/mask_rcnn_compact.h5
 
-`--set` changes settings that the file carries, such as the score from which detections are shown:
+`--set` changes settings in the file, such as the score from which detections are shown:
 `--set DETECTION_MIN_CONFIDENCE=0.75 DETECTION_PER_CLASS=true`.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -20,8 +21,8 @@ from mrcnn.config import Config
 from mrcnn.core.files import replacing
 
 
-def read_changes(texts):
-    """["NAME=JSON", ...] -> dict; exits where a name is none of `Config`'s or a value no JSON."""
+def read_changes(texts: list[str]) -> dict[str, Any]:
+    """["NAME=JSON", ...] -> values by name; exits at unknown names and values that aren't JSON."""
     changes = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -30,11 +31,11 @@ def read_changes(texts):
         try:
             changes[name] = json.loads(value)
         except json.JSONDecodeError:
-            sys.exit(f"--set {text}: {value!r} is no JSON; write such as 0.75, true or [32, 64]")
+            sys.exit(f"--set {text}: {value!r} is not JSON; write 0.75, true or [32, 64], say")
     return changes
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)

@@ -10,7 +10,17 @@ import sys
 from tests.helpers import ROOT
 
 LIGHT = [
-    *("config", "visualize", "presets", "core", "coco", "deepfashion2", "data", "evaluation"),
+    *(
+        "config",
+        "utils",
+        "visualize",
+        "presets",
+        "core",
+        "coco",
+        "deepfashion2",
+        "data",
+        "evaluation",
+    ),
     *("inference", "reports", "render", "siblings.head", "commands.main", "training.schedules"),
     *("training.log", "training.preflight", "training.checkpoints", "training.run_folders"),
 ]

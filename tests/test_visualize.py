@@ -28,7 +28,7 @@ SHIRT, TROUSERS = 1, 8
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(0).integers(40, 200, (120, 160, 3)).astype(np.uint8)
 
 
@@ -117,12 +117,12 @@ def test_negative_class_id_has_no_color():
 
 
 def test_random_colors():
-    colors = drawing.random_colors(7)
+    colors = visualize.random_colors(7)
     assert len(set(colors)) == 7
-    assert colors == drawing.random_colors(7)
+    assert colors == visualize.random_colors(7)
     assert max(max(c) for c in colors) == 1
-    assert max(max(c) for c in drawing.random_colors(7, bright=False)) == pytest.approx(0.7)
-    assert drawing.random_colors(0) == []
+    assert max(max(c) for c in visualize.random_colors(7, bright=False)) == pytest.approx(0.7)
+    assert visualize.random_colors(0) == []
 
 
 # --- Labels -------------------------------------------------------------------------------
@@ -156,27 +156,27 @@ def test_label_without_score():
 
 
 @pytest.mark.parametrize("class_id", [14, -1])
-def test_class_id_without_name(class_id, picture):
+def test_class_id_without_name(class_id, image):
     message = rf"class id {class_id} has no name: got 14 class names.*pass the names"
     with pytest.raises(ValueError, match=message):
         drawing.label_text(class_id, NAMES)
     boxes, masks = one_instance()
     with pytest.raises(ValueError, match=message):
-        drawing.draw_instances(picture, boxes, masks, [class_id], NAMES)
+        drawing.draw_instances(image, boxes, masks, [class_id], NAMES)
 
 
-def test_names_without_background_are_refused(picture):
+def test_names_without_background_are_refused(image):
     boxes, masks = one_instance()
     with pytest.raises(ValueError, match="put 'BG' first"):
-        drawing.draw_instances(picture, boxes, masks, [SHIRT], NAMES[1:])
+        drawing.draw_instances(image, boxes, masks, [SHIRT], NAMES[1:])
 
 
-def test_drawn_label_is_that_of_the_class(monkeypatch, picture):
+def test_drawn_label_is_that_of_the_class(monkeypatch, image):
     drawn = []
     monkeypatch.setattr(drawing, "_paste_labels", lambda canvas, labels: drawn.extend(labels))
     boxes, masks = one_instance()
     for class_id in range(1, 14):
-        drawing.draw_instances(picture, boxes, masks, [class_id], NAMES, [0.987])
+        drawing.draw_instances(image, boxes, masks, [class_id], NAMES, [0.987])
     assert [text for _, text, _ in drawn] == [f"{name} 0.99" for name in NAMES[1:]]
     assert [color for *_, color in drawn] == drawing.class_colors(range(1, 14))
 
@@ -220,63 +220,63 @@ def test_labels_of_the_same_box_do_not_hide_each_other():
 # --- draw_instances -----------------------------------------------------------------------
 
 
-def test_pixels(picture):
+def test_pixels(image):
     boxes, masks = one_instance()
-    before = picture.copy()
-    drawn = drawing.draw_instances(picture, boxes, masks, [TROUSERS], NAMES)
-    assert (picture == before).all()
-    assert drawn.shape == picture.shape and drawn.dtype == np.uint8
+    before = image.copy()
+    drawn = drawing.draw_instances(image, boxes, masks, [TROUSERS], NAMES)
+    assert (image == before).all()
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
     color = np.array(drawing.color_for(TROUSERS))
     # Fill: 35 % colour; outline of mask and box: the colour itself.
     inside = drawn[60:80, 70:90].astype(float)
-    expected = 0.65 * picture[60:80, 70:90] + 0.35 * color
+    expected = 0.65 * image[60:80, 70:90] + 0.35 * color
     assert np.abs(inside - expected).max() <= 1
     assert (drawn[50, 60:100] == color).all() and (drawn[89, 60:100] == color).all()
     assert (drawn[50:90, 60] == color).all() and (drawn[50:90, 99] == color).all()
     assert (drawn[40, 50:110] == color).all() and (drawn[99, 50:110] == color).all()
     # Between box and mask, and outside the box (label apart, above it), nothing changes.
-    assert (drawn[92:98, 52:108] == picture[92:98, 52:108]).all()
-    assert (drawn[100:] == picture[100:]).all() and (drawn[40:, :50] == picture[40:, :50]).all()
-    assert (drawn[40:, 110:] == picture[40:, 110:]).all()
-    assert (drawn[20:40] != picture[20:40]).any()
+    assert (drawn[92:98, 52:108] == image[92:98, 52:108]).all()
+    assert (drawn[100:] == image[100:]).all() and (drawn[40:, :50] == image[40:, :50]).all()
+    assert (drawn[40:, 110:] == image[40:, 110:]).all()
+    assert (drawn[20:40] != image[20:40]).any()
 
 
-def test_mask_outside_its_box_is_not_drawn(picture):
+def test_mask_outside_its_box_is_not_drawn(image):
     boxes = np.array([[40, 50, 100, 110]])
-    drawn = drawing.draw_instances(picture, boxes, np.ones((120, 160, 1), bool), [1], NAMES)
-    assert (drawn[100:] == picture[100:]).all() and (drawn[:, :50] == picture[:, :50]).all()
+    drawn = drawing.draw_instances(image, boxes, np.ones((120, 160, 1), bool), [1], NAMES)
+    assert (drawn[100:] == image[100:]).all() and (drawn[:, :50] == image[:, :50]).all()
 
 
-def test_small_instances_lie_above_large_ones(picture):
+def test_small_instances_lie_above_large_ones(image):
     boxes = np.array([[60, 60, 80, 80], [20, 20, 119, 159]])
     masks = np.ones((120, 160, 2), bool)
-    drawn = drawing.draw_instances(picture, boxes, masks, [SHIRT, TROUSERS], NAMES)
-    other = drawing.draw_instances(picture, boxes[::-1], masks, [TROUSERS, SHIRT], NAMES)
+    drawn = drawing.draw_instances(image, boxes, masks, [SHIRT, TROUSERS], NAMES)
+    other = drawing.draw_instances(image, boxes[::-1], masks, [TROUSERS, SHIRT], NAMES)
     assert (drawn == other).all()
     # Drawn below the trousers, the shirt's outline would be tinted.
     assert (drawn[79, 60:80] == drawing.color_for(SHIRT)).all()
 
 
-def test_zero_instances_return_an_equal_picture(picture):
+def test_zero_instances_return_an_equal_image(image):
     boxes, masks, class_ids = no_instances()
-    drawn = drawing.draw_instances(picture, boxes, masks, class_ids, NAMES, np.zeros(0))
-    assert (drawn == picture).all() and drawn is not picture
-    assert (drawing.draw_instances(picture, [], None, [], NAMES) == picture).all()
+    drawn = drawing.draw_instances(image, boxes, masks, class_ids, NAMES, np.zeros(0))
+    assert (drawn == image).all() and drawn is not image
+    assert (drawing.draw_instances(image, [], None, [], NAMES) == image).all()
 
 
 @pytest.mark.parametrize(
     "box", [(-10, -10, 500, 500), (30.4, 40.2, 60.9, 70.1), (0, 0, 1, 1), (50, 50, 50, 80)]
 )
-def test_boxes_of_any_size(picture, box):
+def test_boxes_of_any_size(image, box):
     masks = np.ones((120, 160, 1), bool)
-    drawn = drawing.draw_instances(picture, np.array([box]), masks, [1], NAMES)
-    assert drawn.shape == picture.shape
+    drawn = drawing.draw_instances(image, np.array([box]), masks, [1], NAMES)
+    assert drawn.shape == image.shape
     # Empty boxes are padding and leave no trace.
-    assert (drawn == picture).all() == (box == (50, 50, 50, 80))
+    assert (drawn == image).all() == (box == (50, 50, 50, 80))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (8, 300, 3), (300, 8, 3)])
-def test_tiny_pictures(shape):
+def test_tiny_images(shape):
     image = np.zeros(shape, np.uint8)
     box = np.array([[0, 0, *shape[:2]]])
     drawn = drawing.draw_instances(image, box, np.ones((*shape[:2], 1), bool), [4], NAMES, [1.0])
@@ -296,9 +296,9 @@ def test_tiny_pictures(shape):
         ({"scores": []}, "got 0 scores for 1 boxes"),
     ],
 )
-def test_bad_arguments(picture, changes, message):
+def test_bad_arguments(image, changes, message):
     boxes, masks = one_instance()
-    arguments = {"image": picture, "boxes": boxes, "masks": masks, "class_ids": [1]}
+    arguments = {"image": image, "boxes": boxes, "masks": masks, "class_ids": [1]}
     with pytest.raises(ValueError, match=message):
         drawing.draw_instances(**{**arguments, "class_names": NAMES, **changes})
 
@@ -321,17 +321,17 @@ def test_speed():
 
 def test_draw_box_and_apply_mask():
     image = np.zeros((20, 20, 3), np.uint8)
-    assert drawing.draw_box(image, (2, 3, 12, 15), (9, 8, 7)) is image
+    assert visualize.draw_box(image, (2, 3, 12, 15), (9, 8, 7)) is image
     assert (image[2:4, 3:15] == (9, 8, 7)).all() and (image[10:12, 3:15] == (9, 8, 7)).all()
     assert (image[2:12, 3:5] == (9, 8, 7)).all() and (image[2:12, 13:15] == (9, 8, 7)).all()
     assert not image[4:10, 5:13].any() and image.any(axis=2).sum() == 10 * 12 - 6 * 8
-    drawing.draw_box(image, (0, 0, 3, 30), (1, 1, 1))
+    visualize.draw_box(image, (0, 0, 3, 30), (1, 1, 1))
     assert (image[:3] == 1).all()
 
     image = np.full((4, 4, 3), 100, np.uint8)
     mask = np.zeros((4, 4))
     mask[1, 2] = 1
-    assert drawing.apply_mask(image, mask, (1, 0, 0.5)) is image
+    assert visualize.apply_mask(image, mask, (1, 0, 0.5)) is image
     assert image[1, 2].tolist() == [177, 50, 113]
     assert (image.sum(axis=2) == 300).sum() == 15
 
@@ -350,122 +350,122 @@ def instances():
     return boxes, masks, np.array([SHIRT, TROUSERS])
 
 
-def test_display_instances(picture):
+def test_display_instances(image):
     boxes, masks, ids = instances()
-    visualize.display_instances(picture, boxes, masks, ids, NAMES, np.array([0.9, 0.75]), "Two")
+    visualize.display_instances(image, boxes, masks, ids, NAMES, np.array([0.9, 0.75]), "Two")
     ax = pyplot.gca()
     assert texts() == ["short_sleeved_shirt 0.90", "trousers 0.75"]
     assert ax.get_title() == "Two"
     assert len(ax.patches) == 2
     shown = np.asarray(ax.images[0].get_array())
-    assert (shown[:, 70] == picture[:, 70]).all() and (shown[40, 100] != picture[40, 100]).any()
+    assert (shown[:, 70] == image[:, 70]).all() and (shown[40, 100] != image[40, 100]).any()
 
 
-def test_display_instances_on_given_axes(picture):
+def test_display_instances_on_given_axes(image):
     boxes, masks, ids = instances()
     _, ax = pyplot.subplots()
     options = {"show_mask": False, "show_bbox": False, "captions": ["a", "b"], "ax": ax}
-    visualize.display_instances(picture, boxes, masks, ids, NAMES, **options)
+    visualize.display_instances(image, boxes, masks, ids, NAMES, **options)
     assert len(pyplot.get_fignums()) == 1
     assert texts(ax) == ["a", "b"] and not ax.patches
-    assert (np.asarray(ax.images[0].get_array()) == picture).all()
+    assert (np.asarray(ax.images[0].get_array()) == image).all()
 
 
-def test_display_instances_colors_and_padding(picture):
+def test_display_instances_colors_and_padding(image):
     boxes, masks, ids = instances()
     boxes[0] = 0
     colors = [(1, 0, 0), (0, 0, 1)]
-    visualize.display_instances(picture, boxes, masks, ids, NAMES, colors=colors)
+    visualize.display_instances(image, boxes, masks, ids, NAMES, colors=colors)
     assert [p.get_edgecolor() for p in pyplot.gca().patches] == [(0, 0, 1, 1)]
     assert texts() == ["trousers"]
 
 
-def test_display_zero_instances(picture):
-    visualize.display_instances(picture.astype(np.float32), *no_instances(), NAMES)
+def test_display_zero_instances(image):
+    visualize.display_instances(image.astype(np.float32), *no_instances(), NAMES)
     assert texts() == []
-    assert (np.asarray(pyplot.gca().images[0].get_array()) == picture).all()
+    assert (np.asarray(pyplot.gca().images[0].get_array()) == image).all()
 
 
-def test_display_differences(picture):
+def test_display_differences(image):
     boxes, masks, ids = instances()
     order = [1, 0]  # predictions, worst first; the shirt's box is half as wide
     scores = np.array([0.6, 0.95])
     pred_masks = masks[..., order].copy()
     pred_masks[:, 35:60, 1] = False
     arguments = (boxes, ids, masks, boxes[order], ids[order], scores, pred_masks, NAMES)
-    visualize.display_differences(picture, *arguments, iou_threshold=0.75)
+    visualize.display_differences(image, *arguments, iou_threshold=0.75)
     assert texts() == ["", "", "0.95 / 0.50", "0.60 / 1.00"]
     assert "green" in pyplot.gca().get_title()
 
 
-def test_display_differences_of_equal_scores_and_padding(picture):
+def test_display_differences_of_equal_scores_and_padding(image):
     boxes, masks, ids = instances()
     nothing = np.zeros((120, 160, 1), bool)
     pred_boxes = np.concatenate([boxes, np.zeros((1, 4), int)])
     pred_masks = np.concatenate([masks, nothing], axis=2)
     pred_masks[:, :35, 0] = False
     found = (pred_boxes, np.append(ids, 0), np.array([0.9, 0.9, 0]), pred_masks)
-    visualize.display_differences(picture, boxes, ids, masks, *found, NAMES)
+    visualize.display_differences(image, boxes, ids, masks, *found, NAMES)
     assert texts() == ["", "", "0.90 / 0.50", "0.90 / 1.00"]
 
 
-def test_display_differences_without_objects_or_predictions(picture):
+def test_display_differences_without_objects_or_predictions(image):
     boxes, masks, ids = instances()
     no_boxes, no_masks, no_ids = no_instances()
     found = (boxes, ids, np.array([0.9, 0.8]), masks)
-    visualize.display_differences(picture, no_boxes, no_ids, no_masks, *found, NAMES)
+    visualize.display_differences(image, no_boxes, no_ids, no_masks, *found, NAMES)
     assert texts() == ["0.90 / 0.00", "0.80 / 0.00"]
     missed = (no_boxes, no_ids, np.zeros(0), no_masks)
-    visualize.display_differences(picture, boxes, ids, masks, *missed, NAMES, title="Missed")
+    visualize.display_differences(image, boxes, ids, masks, *missed, NAMES, title="Missed")
     assert texts() == ["", ""] and pyplot.gca().get_title() == "Missed"
 
 
-def test_draw_rois(picture):
+def test_draw_rois(image):
     rois = np.array([[10, 10, 60, 60], [30, 80, 110, 150], [0, 0, 20, 20]])
     ids = np.array([SHIRT, 0, TROUSERS])
-    visualize.draw_rois(picture, rois, rois + 2, np.ones((3, 28, 28)), ids, NAMES)
+    visualize.draw_rois(image, rois, rois + 2, np.ones((3, 28, 28)), ids, NAMES)
     ax = pyplot.gca()
     assert ax.get_title() == "3 RoIs, 2 of them positive"
     assert texts() == ["short_sleeved_shirt", "", "trousers"]
     assert len(ax.patches) == 6
-    visualize.draw_rois(picture, rois, rois, np.ones((3, 28, 28)), ids, NAMES, limit=2)
+    visualize.draw_rois(image, rois, rois, np.ones((3, 28, 28)), ids, NAMES, limit=2)
     assert texts() == ["short_sleeved_shirt", "trousers"]
     nothing = (np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 28, 28)), np.zeros(0, int))
-    visualize.draw_rois(picture, *nothing, NAMES)
+    visualize.draw_rois(image, *nothing, NAMES)
     assert pyplot.gca().get_title() == "0 RoIs, 0 of them positive"
 
 
-def test_draw_boxes(picture):
+def test_draw_boxes(image):
     boxes, masks, _ = instances()
     visibilities = [0, 2]
-    visualize.draw_boxes(picture, boxes, boxes + 3, masks, ["x", "y"], visibilities, "Boxes")
+    visualize.draw_boxes(image, boxes, boxes + 3, masks, ["x", "y"], visibilities, "Boxes")
     ax = pyplot.gca()
     assert texts() == ["x", "y"] and ax.get_title() == "Boxes"
     assert [p.get_linestyle() for p in ax.patches[::2]] == ["dashed", "solid"]
     assert ax.patches[0].get_edgecolor()[:3] == (0.5, 0.5, 0.5)
     assert len(ax.lines) == 2
-    visualize.draw_boxes(picture, refined_boxes=boxes)
+    visualize.draw_boxes(image, refined_boxes=boxes)
     assert len(pyplot.gca().patches) == 2
     with pytest.raises(ValueError, match="pass one of them"):
-        visualize.draw_boxes(picture)
+        visualize.draw_boxes(image)
 
 
-def test_display_images(picture):
-    visualize.display_images([picture, picture[..., 0]] * 3, titles=list("abcdef"), cols=4)
+def test_display_images(image):
+    visualize.display_images([image, image[..., 0]] * 3, titles=list("abcdef"), cols=4)
     assert [ax.get_title() for ax in pyplot.gcf().axes] == list("abcdef")
-    visualize.display_images([picture])
+    visualize.display_images([image])
     assert len(pyplot.gcf().axes) == 1
 
 
-def test_display_top_masks(picture):
+def test_display_top_masks(image):
     _, masks, ids = instances()
-    visualize.display_top_masks(picture, masks, ids, NAMES)
+    visualize.display_top_masks(image, masks, ids, NAMES)
     titles = [ax.get_title() for ax in pyplot.gcf().axes]
     assert titles == ["120 x 160", "trousers", "short_sleeved_shirt"]
-    visualize.display_top_masks(picture, masks, ids, NAMES, limit=1)
+    visualize.display_top_masks(image, masks, ids, NAMES, limit=1)
     assert [ax.get_title() for ax in pyplot.gcf().axes] == ["120 x 160", "trousers"]
     _, no_masks, no_ids = no_instances()
-    visualize.display_top_masks(picture, no_masks, no_ids, NAMES)
+    visualize.display_top_masks(image, no_masks, no_ids, NAMES)
     assert [ax.get_title() for ax in pyplot.gcf().axes] == ["120 x 160"]
 
 

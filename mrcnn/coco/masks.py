@@ -34,6 +34,13 @@ class RLE(TypedDict):
     counts: str | bytes
 
 
+class TextRLE(TypedDict):
+    """The same with its counts as text, which JSON can hold."""
+
+    size: list[int]
+    counts: str
+
+
 class MaskError(ValueError):
     """A segmentation that is no mask of its image; `index` is its place among those given."""
 
@@ -174,7 +181,7 @@ def area(mask: RLE) -> int:
     return int(coco_mask.area(mask))
 
 
-def as_text(mask: RLE) -> RLE:
+def as_text(mask: RLE) -> TextRLE:
     """The same mask in a form that JSON can hold."""
     counts = mask["counts"]
     text = counts if isinstance(counts, str) else counts.decode("ascii")

@@ -36,7 +36,7 @@ class Command:
     """
 
     name: str
-    options: Any
+    options: type
     run: Callable[[Any], int]
     summary: str
     examples: tuple[str, ...]

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from mrcnn.commands.arguments import Help, add_options, from_arguments
@@ -30,7 +29,7 @@ examples:
 exit status: 0; 1 if a split has nothing usable, or with --strict any problem; 2 if there is
 nothing to convert or the results can't be written; 130 after Ctrl-C"""
 
-_demo = partial(option, group="demo data: drawn images, to try the commands without the data set")
+_DEMO = "demo data: drawn images, to try the commands without the data set"
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,11 @@ class ConvertOptions:
         "polygons as annotated, keypoints), to compare with published numbers",
         choices=["official"],
     )
-    make_demo: Path | None = _demo(None, "make such a data set in DIR and stop", metavar="DIR")
-    images: int = _demo(200, "number of images", type=positive)
-    seed: int = _demo(0, "another seed draws other images")
+    make_demo: Path | None = option(
+        None, "make such a data set in DIR and stop", metavar="DIR", group=_DEMO
+    )
+    images: int = option(200, "number of images", type=positive, group=_DEMO)
+    seed: int = option(0, "another seed draws other images", group=_DEMO)
 
 
 def missing_data_message(folder: str | os.PathLike[str]) -> str:
@@ -171,6 +172,7 @@ def _report(summary: Summary, options: ConvertOptions, output: Path) -> int:
 
 
 def _make_demo(options: ConvertOptions) -> int:
+
     from mrcnn.deepfashion2.demo.scenes import make_demo
 
     assert options.make_demo

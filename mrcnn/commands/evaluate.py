@@ -1,120 +1,144 @@
-"""`model.py evaluate`."""
+"""`model.py evaluate`: score a model, or a results file, on annotated images."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mrcnn.commands.environment import import_tensorflow
-from mrcnn.commands.shared import UsageError, data_folders, load_split
+import numpy as np
+import orjson
+from tqdm import tqdm
+
+from mrcnn.commands.arguments import UsageError
+from mrcnn.commands.shared import (
+    DataOptions,
+    ModelOptions,
+    data_folders,
+    load_predictor,
+    load_split,
+    split_files,
+)
+from mrcnn.core.files import write_atomically
+from mrcnn.core.options import changed, option, subset, whole
+
+if TYPE_CHECKING:
+    from mrcnn.coco.ground_truth import Detections, GroundTruth
+    from mrcnn.data.dataset import CocoDataset
+
+# AP ranks all detections: the threshold for drawing must not cut any off.
+LOWEST_SCORE = 0.05
 
 
-def run_evaluate(args):
+@dataclass(frozen=True)
+class EvaluateOptions(DataOptions, ModelOptions):
+    split: str = option(
+        "validation", "split to score, annotated in <split>_coco.json", group="data"
+    )
+    results: Path | None = option(
+        None,
+        "score this COCO results file, of any tool, instead of running a model",
+        group="data",
+    )
+    report: Path = option(
+        Path("output_folder/report"),
+        "folder for report.html, metrics.json, metrics.csv, plots, matches.npz, results.json",
+    )
+    compare: Path | None = option(None, "metrics.json of another run on the same images")
+    min_score: float | None = option(
+        None,
+        "lowest score of a detection in the confusion matrix and the drawn images; if not given, "
+        "the score with the best F1",
+    )
+    resamples: int = option(
+        300,
+        "number of bootstrap resamples for the 95 %% intervals; 0: none",
+        type=whole,
+    )
+    seed: int = option(0, "seed of the bootstrap resamples", type=whole)
+
+
+def run_evaluate(options: EvaluateOptions) -> int:
     """Scores a model, or a file of results, on an annotated split; returns the exit status."""
-    from mrcnn.coco.ground_truth import outside, read_ground_truth, read_results
-    from mrcnn.evaluation import metrics
+    from mrcnn.coco.ground_truth import read_ground_truth, read_results
+    from mrcnn.evaluation.comparison import compare, read_earlier_run
+    from mrcnn.evaluation.metrics import Source
+    from mrcnn.evaluation.scoring import EvaluationOptions, evaluate
     from mrcnn.reports import report
 
-    model_options = [args.weights != "weights", args.precision != "auto", args.size, args.tta]
-    model_options += [args.refine is not None, args.sleeve_refine is not None]
-    if args.results and any(model_options):
+    # Mistakes are found before the model runs, which may take hours.
+    _check_results(options)
+    earlier = read_earlier_run(options.compare) if options.compare else None
+    if earlier and options.report.is_dir() and earlier.path.parent.samefile(options.report):
         raise UsageError(
-            "--results runs no model; leave out --weights, --precision, --size, --tta, --refine, "
-            "--sleeve_refine"
+            f"--report {options.report} would replace the run to compare with; give another folder"
         )
-    if args.results and not args.results.is_file():
-        raise UsageError(f"no results at {args.results}; give a COCO results file")
-    # What can be wrong shows before the model runs, which may take hours.
-    other = metrics.read_other(args.compare) if args.compare else None
-    if other and args.report.is_dir() and other.path.parent.samefile(args.report):
-        raise UsageError(
-            f"--report {args.report} would replace the run to compare with; give another folder"
-        )
-    dataset = None if args.results else load_split(data_folders(args), args.split, args.limit)
-    truth = read_ground_truth(
-        dataset.tables[0] if dataset else _annotations(args), limit=args.limit
-    )
-    args.report.mkdir(parents=True, exist_ok=True)
-    path, notes, failures = args.results, [], []
+    (folder,) = data_folders(options)
+    annotations, images = split_files(*folder, options.split, images_needed=not options.results)
+    dataset = None if options.results else load_split([folder], options.split, options.limit)
+    # The data set has read the file; without one it is read here.
+    truth = read_ground_truth(dataset.tables[0] if dataset else annotations, limit=options.limit)
+    options.report.mkdir(parents=True, exist_ok=True)
+    results = options.results or options.report / "results.json"
+    weights: str | None = None
+    failures: list[tuple[str, str]] = []
     if dataset:
-        path = args.report / "results.json"
-        failures = save_predictions(path, predict(args, dataset))
-        notes += [f"{name} failed and counts as found empty: {why}" for name, why in failures]
-    detections = read_results(truth, path)
-    if detections.left_out:
-        notes.append(f"{detections.left_out} results are of images beyond --limit")
-    if (share := outside(truth, detections)) > 0.05:
-        notes.append(
-            f"{share:.0%} of the boxes reach out of their images; are these results of another "
-            "split, or boxes as corners?"
-        )
-    run = {"split": args.split, "annotations": str(_annotations(args)), "notes": notes}
-    run |= {"weights": None if args.results else _weights_path(args), "results": str(path)}
-    options = metrics.Options(args.min_score, args.resamples, args.seed, run)
-    found = metrics.evaluate(truth, detections, options)
-    if other:
-        metrics.compare(found, other)
-    pictures = args.data / args.split / "image"
-    page = report.write_report(args.report, found, path, pictures if pictures.is_dir() else None)
-    print("\n".join([report.as_text(found.metrics), "", *notes, f"Report: {page}"]))
+        weights, failures = _predict(options, dataset, results)
+    detections = read_results(truth, results)
+    notes = [f"{name} failed and counts as found empty: {why}" for name, why in failures]
+    notes += _doubts(truth, detections)
+    source = Source(options.split, str(annotations), weights, str(results), notes)
+    scored = evaluate(
+        truth, detections, EvaluationOptions(**subset(options, EvaluationOptions)), source
+    )
+    if earlier:
+        compare(scored, earlier)
+    page = report.write_report(options.report, scored, results, images if images.is_dir() else None)
+    print("\n".join([report.as_text(scored.metrics), "", *notes, f"Report: {page}"]))
     return 3 if failures else 0
 
 
-def _weights_path(args):
-    from mrcnn.network.pretrained import find_weights
-
-    return str(find_weights(args.weights))
-
-
-def _annotations(args):
-    path = (args.annotations or args.data) / f"{args.split}_coco.json"
-    if not path.is_file():
-        raise UsageError(
-            f"no COCO annotations at {path}; give the folder of {path.name} by --annotations"
-        )
-    return path
+def _check_results(options: EvaluateOptions) -> None:
+    """Refuses a missing --results file, and options for a model beside it."""
+    if options.results is None:
+        return
+    if given := changed(options, ModelOptions):
+        raise UsageError(f"--results runs no model; leave out --{', --'.join(given)}")
+    if not options.results.is_file():
+        raise UsageError(f"no results at {options.results}; give a COCO results file")
 
 
-def predict(args, dataset):
-    """Yields (image id of the annotations, COCO results, None), or (file, None, why it failed).
+def _predict(
+    options: EvaluateOptions, dataset: "CocoDataset", path: Path
+) -> tuple[str, list[tuple[str, str]]]:
+    """Writes COCO results of all images.
 
-    The predictor is that of the inference command.
+    Returns:
+        The weights file that was used, and (file, reason) of each image that failed.
     """
-    from tqdm import tqdm
-
-    import_tensorflow()
-    from mrcnn.predictor import Predictor
-
-    # AP ranks all detections: none may be cut off by the threshold for drawing.
-    predictor = Predictor.load(
-        args.weights,
-        size=args.size,
-        precision=args.precision,
-        min_score=0.05,
-        tta=args.tta,
-        refine=args.refine,
-        sleeve_refine=args.sleeve_refine,
-    )
-    print(f"Weights: {predictor.weights}")
+    predictor = load_predictor(**subset(options, ModelOptions), min_score=LOWEST_SCORE)
     _check_classes(predictor.class_names, dataset)
-    waiting: list = []
-    for image_id in tqdm(dataset.image_ids, args.split):
-        info = dataset.image_info[image_id]
-        try:
-            waiting.append((info["id"], dataset.load_image(image_id)))
-        except (OSError, ValueError) as error:
-            yield Path(info["path"]).name, None, str(error)
-        if len(waiting) == predictor.batch_size:
-            yield from _predictions(predictor, waiting)
-            waiting = []
-    if waiting:
-        yield from _predictions(predictor, waiting)
+    failures: list[tuple[str, str]] = []
+    ids: list[Any] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for image_id in tqdm(dataset.image_ids, options.split):
+            info = dataset.image_info[image_id]
+            try:
+                image = dataset.load_image(image_id)
+            except (OSError, ValueError) as error:
+                failures.append((Path(info["path"]).name, str(error)))
+            else:
+                ids.append(info["id"])
+                yield image
+
+    rows: list[Any] = []
+    for i, result in enumerate(predictor.stream(images())):
+        rows += result.to_coco(ids[i])
+    write_atomically(path, orjson.dumps(rows))
+    return str(predictor.weights), failures
 
 
-def _predictions(predictor, pictures):
-    ids, images = zip(*pictures, strict=True)
-    for image_id, result in zip(ids, predictor(images), strict=True):
-        yield image_id, result.to_coco(image_id), None
-
-
-def _check_classes(names, dataset):
+def _check_classes(names: Sequence[str], dataset: "CocoDataset") -> None:
     """Results name classes by number, so model and annotations must number them alike."""
     for entry in dataset.class_info[1:]:
         if entry["id"] >= len(names) or names[entry["id"]] != entry["name"]:
@@ -124,17 +148,16 @@ def _check_classes(names, dataset):
             )
 
 
-def save_predictions(path, predictions):
-    """Writes COCO results; returns (file, reason) of each image that failed."""
-    import orjson
+def _doubts(truth: "GroundTruth", detections: "Detections") -> list[str]:
+    """Notes on results that may not belong to these annotations."""
+    from mrcnn.coco.ground_truth import outside
 
-    from mrcnn.core.files import write_atomically
-
-    results, failures = [], []
-    for where, rows, why in predictions:
-        if why is None:
-            results += rows
-        else:
-            failures.append((where, why))
-    write_atomically(path, orjson.dumps(results))
-    return failures
+    notes = []
+    if detections.left_out:
+        notes.append(f"{detections.left_out} results are of images beyond --limit")
+    if (share := outside(truth, detections)) > 0.05:
+        notes.append(
+            f"{share:.0%} of the boxes reach out of their images; are these results of another "
+            "split, or boxes as corners?"
+        )
+    return notes

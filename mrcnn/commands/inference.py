@@ -1,161 +1,139 @@
-"""`model.py inference`."""
+"""`model.py inference`: detect garments in images or a video."""
 
+import functools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mrcnn.commands.environment import import_tensorflow
-from mrcnn.commands.shared import UsageError, add_refine, add_sleeve_refine, positive, words
+from mrcnn.commands.arguments import UsageError
+from mrcnn.commands.shared import ModelOptions, load_predictor
 from mrcnn.core.memory import share_heap
+from mrcnn.core.options import changed, option, positive, subset, words
+from mrcnn.core.reading import MAX_PIXELS
+from mrcnn.inference.writers import DEFAULT, FORMATS, KINDS, Outputs
+
+if TYPE_CHECKING:
+    from mrcnn.predictor import Predictor
+
+_input = functools.partial(option, group="input")
+_model = functools.partial(option, group="model")
+_detections = functools.partial(option, group="detections")
+_output = functools.partial(option, group="output")
 
 
-def _add_inference(command):
-    from mrcnn.inference.writers import DEFAULT, FORMATS
+@dataclass(frozen=True)
+class ImageOptions:
+    """What does nothing for a video."""
 
-    group = command.add_argument_group("what is processed")
-    group.add_argument(
-        "--input_folder",
+    input_folder: str = _input(
+        "input_folder",
+        "a folder, an image, a pattern in quotes, or a .txt file with one path a line",
         "--input",
-        default="input_folder",
-        help="a folder, an image, a pattern in quotes, or a .txt file of paths",
+        metavar="PATH",
     )
-    group.add_argument("--recursive", action="store_true", help="take sub-folders too")
-    group.add_argument("--video", metavar="PATH", help="a video file instead, or 0 for a webcam")
-    group.add_argument(
-        "--max_pixels",
+    recursive: bool = _input(False, "include sub-folders")
+    max_pixels: int | None = _input(
+        None,
+        f"refuse images with more pixels; if not given, {MAX_PIXELS}, the most that Pillow decodes",
         type=positive,
-        help="refuse larger images; at most, and if not given, 178956970",
     )
+    overlay_format: str = _output("png", "file format of the overlays", choices=FORMATS)
+    pad: int = _output(0, "margin around each cut-out in pixels")
+    resume: bool = _output(False, "skip images that have complete results of the same settings")
+    strict: bool = _output(False, "stop at the first image that fails")
 
-    group = command.add_argument_group("what is found")
-    group.add_argument(
-        "--min_score",
-        type=float,
-        help="leave out detections below, 0 to 1; if not given, what the model was made for",
-    )
-    group.add_argument(
-        "--max_detections", type=positive, help="keep the best so many of each image"
-    )
-    group.add_argument("--classes", type=words, help="keep these only, such as trousers,skirt")
-    group.add_argument(
-        "--agnostic_nms", action="store_true", help="one class for each garment, the best"
-    )
-    group.add_argument("--tta", action="store_true", help="look at the mirror image too (slower)")
-    add_sleeve_refine(group)
-    add_refine(group)
-    group.add_argument(
-        "--exclusive_masks", action="store_true", help="leave no pixel to two garments"
-    )
 
-    group = command.add_argument_group("what is written")
-    group.add_argument(
-        "--output_folder", type=Path, default=Path("output_folder"), help="made if need be"
+@dataclass(frozen=True)
+class DetectorOptions(ModelOptions):
+    """The keywords of `Predictor.load`, where `weights` is `path`."""
+
+    device: str | None = _model(None, "cpu, gpu:0, ...; if not given, TensorFlow chooses")
+    batch_size: int | None = _model(
+        None,
+        "images that the network processes at once; if not given, 1 on a CPU, and on a GPU 4 for "
+        "input sizes up to 640, else 1",
+        type=positive,
     )
-    group.add_argument(
-        "--save",
+    min_score: float | None = _detections(
+        None, "lowest score of a detection, 0 to 1; if not given, as in the weights file"
+    )
+    max_detections: int | None = _detections(
+        None, "highest number of detections in an image, best first", type=positive
+    )
+    classes: tuple[str, ...] | None = _detections(
+        None,
+        "keep only these classes, for example trousers,skirt",
         type=words,
-        default=",".join(DEFAULT),
-        help="some of overlay,json,csv,masks,cutouts,html",
+        metavar="NAMES",
     )
-    group.add_argument("--overlay_format", choices=FORMATS, default="png", help="of the overlays")
-    group.add_argument("--legend", action="store_true", help="name the classes in a corner")
-    group.add_argument("--pad", type=int, default=0, help="pixels around each cut-out")
-    group.add_argument(
-        "--resume", action="store_true", help="keep complete results of unchanged images"
+    agnostic_nms: bool = _detections(
+        False, "keep only the best of overlapping detections, whatever their classes"
     )
-    group.add_argument("--strict", action="store_true", help="stop at the first failure")
-
-    group = command.add_argument_group("how it is computed")
-    group.add_argument(
-        "--batch_size",
-        type=positive,
-        help="images at once; if not given, 4 up to --size 640, else 1",
-    )
-    group.add_argument(
-        "--size",
-        type=int,
-        help="side of the network's input, a multiple of 64; if not given, the model's",
-    )
-    group.add_argument("--device", help="cpu, gpu:0, ...; if not given, TensorFlow chooses")
+    exclusive_masks: bool = _detections(False, "give each pixel to one garment at most")
 
 
-def run_inference(args):
-    """Finds garments in images or a video; returns the exit status."""
-    from mrcnn.core.reading import MAX_PIXELS
-    from mrcnn.inference.pipeline import list_inputs, run_pictures
-    from mrcnn.inference.video import load_av, run_video
-    from mrcnn.inference.writers import Outputs
+@dataclass(frozen=True)
+class InferenceOptions(DetectorOptions, ImageOptions):
+    video: str | None = _input(
+        None, "process a video file instead, or a webcam (0)", metavar="PATH"
+    )
+    output_folder: Path = option(
+        Path("output_folder"), "folder for the results; made if missing", group="output"
+    )
+    save: tuple[str, ...] = _output(
+        DEFAULT, f"what to write: some of {','.join(KINDS)}", type=words, metavar="KINDS"
+    )
+    legend: bool = _output(False, "draw a legend with the classes")
 
-    # What can be wrong without TensorFlow is found before its seconds have passed.
-    outputs = Outputs(args.save, args.overlay_format, args.legend, args.pad)
-    if (args.max_pixels or 0) > MAX_PIXELS:
-        raise UsageError(f"--max_pixels {args.max_pixels}: Pillow decodes {MAX_PIXELS:,} at most")
-    if args.video is not None:
-        _check_video(args)
-        load_av()
-        args.batch_size = args.batch_size or 1  # each frame is shown as soon as it can be
-    elif len(list_inputs(args.input_folder, args.output_folder, args.recursive).pictures) < 4:
-        args.batch_size = args.batch_size or 1  # a batch of four would not get full
-    share_heap()
-    predictor = load_predictor(args)
-    if args.video is not None:
-        run_video(predictor, args.video, args.output_folder, outputs)
-        return 0
-    summary = run_pictures(
-        predictor,
-        args.input_folder,
-        args.output_folder,
+
+def run_inference(options: InferenceOptions) -> int:
+    """Detects garments in images or a video; returns the exit status."""
+    from mrcnn.inference.listing import list_inputs
+    from mrcnn.inference.pipeline import run_images
+
+    # Mistakes are found before TensorFlow is loaded, which takes seconds.
+    outputs = Outputs(**subset(options, Outputs))
+    max_pixels = options.max_pixels or MAX_PIXELS
+    if max_pixels > MAX_PIXELS:
+        raise UsageError(f"--max_pixels {max_pixels}: Pillow decodes {MAX_PIXELS:,} at most")
+    if options.video is not None:
+        return _run_video(options, outputs)
+    listing = list_inputs(options.input_folder, options.output_folder, options.recursive)
+    summary = run_images(
+        _load_predictor(options, one_by_one=len(listing.images) < 4),
+        listing,
+        options.output_folder,
         outputs,
-        recursive=args.recursive,
-        resume=args.resume,
-        strict=args.strict,
-        max_pixels=args.max_pixels or MAX_PIXELS,
+        resume=options.resume,
+        strict=options.strict,
+        max_pixels=max_pixels,
     )
     if summary.stopped == "interrupted":
         return 130
-    return 3 if summary.failures else 0  # 3: done, but for some images
+    return 3 if summary.failures else 0
 
 
-def _check_video(args):
-    """Refuses what is for images only."""
-    from mrcnn.inference.writers import DEFAULT
+def _run_video(options: InferenceOptions, outputs: Outputs) -> int:
+    from mrcnn.inference.video import load_av, run_video
 
-    given = {
-        # A video gives two of the default's kinds; the default itself asks for nothing.
-        "--save masks, cutouts, csv or html": args.save != DEFAULT
-        and not set(args.save) <= {"overlay", "json"},
-        "--input_folder": args.input_folder != "input_folder",
-        "--recursive": args.recursive,
-        "--max_pixels": args.max_pixels is not None,
-        "--overlay_format": args.overlay_format != "png",
-        "--pad": args.pad,
-        "--resume": args.resume,
-        "--strict": args.strict,
-    }
-    if unfit := [name for name, is_given in given.items() if is_given]:
+    video = options.video or ""
+    unfit = [f"--{name}" for name in changed(options, ImageOptions)]
+    # The default of --save asks for nothing: a video gets the two kinds of it that it can have.
+    if options.save != DEFAULT and not set(options.save) <= {"overlay", "json"}:
+        unfit.insert(0, "--save masks, cutouts, csv or html")
+    if unfit:
         raise UsageError(f"--video doesn't go with {', '.join(unfit)}; leave it out")
-    if args.video.strip() and not args.video.isdigit() and not Path(args.video).is_file():
-        raise UsageError(f"there is no video {args.video!r}; pass a file or a webcam's number")
+    if video.strip() and not video.isdigit() and not Path(video).is_file():
+        raise UsageError(f"there is no video {video!r}; pass a file or a webcam's number")
+    load_av()
+    run_video(_load_predictor(options, one_by_one=True), video, options.output_folder, outputs)
+    return 0
 
 
-def load_predictor(args):
-    """The `Predictor` that the inference command's options ask for."""
-    import_tensorflow()
-    from mrcnn.predictor import Predictor
-
-    predictor = Predictor.load(
-        args.weights,
-        size=args.size,
-        precision=args.precision,
-        min_score=args.min_score,
-        max_detections=args.max_detections,
-        device=args.device,
-        batch_size=args.batch_size,
-        classes=args.classes,
-        tta=args.tta,
-        agnostic_nms=args.agnostic_nms,
-        exclusive_masks=args.exclusive_masks,
-        refine=args.refine,
-        sleeve_refine=args.sleeve_refine,
-    )
-    config = predictor.model.config
-    print(f"Weights: {predictor.weights} ({config.BACKBONE}, {config.NUM_CLASSES - 1} classes)")
-    return predictor
+def _load_predictor(options: InferenceOptions, one_by_one: bool) -> "Predictor":
+    """`one_by_one`: a larger batch would not fill up, or delay the frames of a video."""
+    share_heap()
+    settings = subset(options, DetectorOptions)
+    if one_by_one:
+        settings["batch_size"] = options.batch_size or 1
+    return load_predictor(**settings)

@@ -1,164 +1,184 @@
-"""Options, checks and data folders that several commands share."""
+"""Options that several commands share, and the data folders that they name."""
 
-import argparse
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrcnn.commands.arguments import UsageError
+from mrcnn.commands.environment import import_tensorflow
+from mrcnn.core.options import option, positive
+
+if TYPE_CHECKING:
+    from mrcnn.data.dataset import CocoDataset
+    from mrcnn.predictor import Predictor
+
+_model = functools.partial(option, group="model")
+DATA = Path("data/deepfashion2")
+# (folder of <split>/image, folder of <split>_coco.json)
+DataFolder = tuple[Path, Path]
 
 
-class UsageError(Exception):
-    """Something that the user can put right; the message says how."""
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells defaults, but not that nothing is given or a switch is off."""
-
-    def _get_help_string(self, action):
-        if action.default in (None, False):
-            return action.help
-        return super()._get_help_string(action)
-
-
-def words(text):
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}; give 1 or more")
-    return value
-
-
-def factor(text):
-    value = float(text)
-    if not 1 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {value}; give 1 or more")
-    return value
-
-
-def share(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got {value}; give 0 to 1")
-    return value
-
-
-def whole(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"got {value}; give 0 or more")
-    return value
-
-
-def add_data(command, file_too="", several=False):
-    folder = Path("data/deepfashion2")
-    count: dict = {"nargs": "+"} if several else {}
-    command.add_argument(
-        "--data",
-        type=Path,
-        default=[folder] if several else folder,
-        help="folder in DeepFashion2's layout"
-        + ("; of several the training images are joined, and the first validates" * several),
-        **count,
-    )
-    command.add_argument(
-        "--annotations",
-        type=Path,
-        help=f"folder of the COCO files that convert_to_coco.py wrote{file_too}; --data if not given",
-        **count,
-    )
-    command.add_argument("--limit", type=positive, help="use the first images only")
-
-
-def add_weights(command):
-    command.add_argument(
-        "--weights", default="weights", help="a file, a folder (its newest .h5), or coco"
+@dataclass(frozen=True)
+class PrecisionOptions:
+    precision: str = _model(
+        "auto",
+        "number format of the computation; auto: the fastest that the device supports well",
+        choices=["auto", "float32", "bfloat16", "float16"],
     )
 
 
-def add_refine(command):
-    command.add_argument(
-        "--refine",
-        action=argparse.BooleanOptionalAction,
-        help="fit masks to edges in the image (slower; needs OpenCV); if not given, as the weights "
-        "file says",
+@dataclass(frozen=True)
+class ModelOptions(PrecisionOptions):
+    """Which model runs, and how: keywords of `Predictor.load`, where `weights` is `path`."""
+
+    weights: str = _model(
+        "weights",
+        "a weights file, a folder (its newest .h5 file), or coco (matterport's COCO weights, "
+        "downloaded once)",
+    )
+    size: int | None = _model(
+        None,
+        "side of the network's input in pixels, a multiple of 64; if not given, as in the weights "
+        "file",
+    )
+    tta: bool = _model(False, "also run on the mirrored image and average (takes twice as long)")
+    refine: bool | None = _model(
+        None,
+        "fit masks to edges in the image (slower, needs OpenCV); if not given, as the weights file "
+        "says",
+    )
+    sleeve_refine: bool | None = _model(
+        None,
+        "let the sleeve classifier of the weights file correct similar classes, such as short and "
+        "long sleeves; if not given, as the weights file says",
     )
 
 
-def add_sleeve_refine(command):
-    command.add_argument(
-        "--sleeve_refine",
-        action=argparse.BooleanOptionalAction,
-        help="let the weights file's sleeve head overrule classes among siblings, such as short "
-        "and long sleeves; if not given, as the file says",
+def load_predictor(weights: str, **settings: Any) -> "Predictor":
+    """The predictor of a weights file; `settings` are keywords of `Predictor.load`."""
+    import_tensorflow()
+    from mrcnn.predictor import Predictor
+
+    predictor = Predictor.load(weights, **settings)
+    config = predictor.model.config
+    print(f"Weights: {predictor.weights} ({config.BACKBONE}, {config.NUM_CLASSES - 1} classes)")
+    return predictor
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    limit: int | None = option(None, "use only the first N images", group="data", type=positive)
+
+
+@dataclass(frozen=True)
+class DataOptions(LimitOptions):
+    data: Path = option(DATA, "folder in DeepFashion2's layout", group="data")
+    annotations: Path | None = option(
+        None,
+        "folder of the converted annotations, <split>_coco.json; if not given, --data",
+        group="data",
     )
 
 
-def data_folders(args):
-    """[(folder of images, folder of COCO files)] of --data and --annotations, one each or several.
+@dataclass(frozen=True)
+class DataFoldersOptions(LimitOptions):
+    data: tuple[Path, ...] = option(
+        (DATA,),
+        "one or more folders in DeepFashion2's layout; the training images of all are used, and "
+        "the validation images of the first",
+        group="data",
+        nargs="+",
+    )
+    annotations: tuple[Path, ...] | None = option(
+        None,
+        "folders of the converted annotations, <split>_coco.json, one for each --data; if not "
+        "given, --data",
+        group="data",
+        nargs="+",
+    )
+
+
+def data_folders(options: DataOptions | DataFoldersOptions) -> list[DataFolder]:
+    """The folders of --data and --annotations in pairs.
 
     Raises:
         UsageError: if they aren't equally many.
     """
-    pictures = args.data if isinstance(args.data, list) else [args.data]
-    annotations = args.annotations or pictures
-    annotations = annotations if isinstance(annotations, list) else [annotations]
-    if len(annotations) != len(pictures):
+    data = [options.data] if isinstance(options.data, Path) else list(options.data)
+    annotations = options.annotations or data
+    annotations = [annotations] if isinstance(annotations, Path) else list(annotations)
+    if len(annotations) != len(data):
         raise UsageError(
-            f"--data has {len(pictures)} folders but --annotations {len(annotations)}; give one "
+            f"--data has {len(data)} folders but --annotations {len(annotations)}; give one "
             "folder of COCO files for each"
         )
-    return list(zip(pictures, annotations, strict=True))
+    return list(zip(data, annotations, strict=True))
 
 
-def split_files(data, annotations, split):
+def split_files(
+    data: Path, annotations: Path, split: str, images_needed: bool = True
+) -> tuple[Path, Path]:
     """The COCO file of a split, and the folder where its images should be.
 
     Raises:
         UsageError: if there is no such file.
     """
-    from mrcnn.commands.convert import missing_data_message
-
-    pictures, path = data / split / "image", annotations / f"{split}_coco.json"
-    if not path.is_file():
-        if not pictures.is_dir():
-            raise UsageError(missing_data_message(data))
-        raise UsageError(
-            f"no COCO annotations at {path}; make them with\n"
-            f"  python convert_to_coco.py --data {data}"
-            + (f" --output_dir {annotations}" if annotations != data else "")
-        )
-    return path, pictures
+    images, path = data / split / "image", annotations / f"{split}_coco.json"
+    if path.is_file():
+        return path, images
+    if images_needed and not images.is_dir():
+        raise UsageError(_missing_data(data))
+    output = f" --output_dir {annotations}" if annotations != data else ""
+    raise UsageError(
+        f"no COCO annotations at {path}; give their folder with --annotations, or make them with\n"
+        f"  {convert_command()} --data {data}{output}"
+    )
 
 
-def load_folders(folders, split, limit=None):
-    """A split of one or several data folders, converted before with convert_to_coco.py.
+def load_folders(
+    folders: Iterable[DataFolder], split: str, limit: int | None = None
+) -> tuple["CocoDataset", list[int]]:
+    """The images of a split of one or several data folders, one folder after the other.
 
     Args:
-        folders: as from `data_folders`; their images are joined in this order.
-        split: "train" or another.
-        limit: of each folder only so many images, None for all.
+        limit: use only the first so many images of each folder.
 
     Returns:
-        `CocoDataset`, and the number of images of each folder.
+        The data set, and the number of images of each folder.
 
     Raises:
         UsageError: if the images or the COCO file are missing.
     """
-    from mrcnn.commands.convert import missing_data_message
     from mrcnn.data.dataset import CocoDataset
 
     dataset = CocoDataset()
     counts: list[int] = []
     for data, annotations in folders:
-        path, pictures = split_files(data, annotations, split)
-        if not pictures.is_dir():
-            raise UsageError(missing_data_message(data))
-        dataset.load_coco(path, pictures, limit=limit)
+        path, images = split_files(data, annotations, split)
+        if not images.is_dir():
+            raise UsageError(_missing_data(data))
+        dataset.load_coco(path, images, limit=limit)
         counts.append(len(dataset.image_info) - sum(counts))
     dataset.prepare()
     return dataset, counts
 
 
-def load_split(folders, split, limit=None):
+def load_split(
+    folders: Iterable[DataFolder], split: str, limit: int | None = None
+) -> "CocoDataset":
     """As `load_folders`, the data set alone."""
     return load_folders(folders, split, limit)[0]
+
+
+def convert_command() -> str:
+    """How the converter is called: an installed package has no script beside it."""
+    script = Path(__file__).parents[2] / "convert_to_coco.py"
+    return "python convert_to_coco.py" if script.is_file() else "python -m mrcnn convert"
+
+
+def _missing_data(data: Path) -> str:
+    from mrcnn.commands.convert import missing_data_message
+
+    return missing_data_message(data)

@@ -1,24 +1,27 @@
 """COCO's average precision and recall, for all sizes and subsets in one pass over the matches.
 
-The rules are those of pycocotools' COCOeval, and a test holds the numbers equal. What differs is
-the order of work: the overlaps of each image are computed once, then every image, class,
-IoU threshold and view is matched at once, as arrays.
+The rules are those of pycocotools' COCOeval, and a test holds the numbers equal. The order of
+work differs: the overlaps of each image are computed once, then every image, class, IoU threshold
+and view is matched at once, as arrays.
 
 A view says which instances count: all, those of a size, or those of a subset. The others are
-ignored: they are no miss, and what matches one is neither right nor wrong. An unmatched
-detection is wrong in every view, except that views of a size ignore one of another size.
+ignored: missing one is no false negative, and a detection that matches one counts neither way. A
+detection without a match is a false positive in every view, except that views of a size ignore
+detections of another size.
 
 I images, G instances, N detections, K classes, A views, T IoU thresholds, R recalls.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from mrcnn.coco.ground_truth import KINDS
+from mrcnn.coco.ground_truth import KINDS, Detections, GroundTruth
 from mrcnn.coco.reader import ATTRIBUTES
+from mrcnn.evaluation.metrics import CocoNumbers
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -31,10 +34,10 @@ SIZES: dict[str, tuple[float, float]] = {
 }
 # Elements of the larger arrays while matching; bounds the memory.
 CHUNK = 4_000_000
-WRONG, RIGHT, IGNORED = 0, 1, 2
+FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class Views:
     """Which instances each view ignores.
 
@@ -49,15 +52,15 @@ class Views:
     areas: np.ndarray
 
 
-@dataclass
+@dataclass(frozen=True)
 class Matches:
-    """What every detection was in every view, detections sorted by class, then best score first.
+    """What every detection is in every view; detections sorted by class, then best score first.
 
     Attributes:
         views: [A] (group, value) as in `Views`.
         rows: [N] position in the `Detections`; at most 100 of a class in an image are kept.
         image, classes: [N] int. scores: [N] float. rank: [N] int, of a class in its image.
-        codes: [N, A, T] uint8, WRONG, RIGHT or IGNORED.
+        codes: [N, A, T] uint8, FALSE_POSITIVE, TRUE_POSITIVE or IGNORED.
         truth_image, truth_classes: [G] int.
         truth_ignored: [A, G] bool.
         images, names: number of images, names of the K classes.
@@ -76,36 +79,37 @@ class Matches:
     images: int
     names: list[str]
 
+    @property
+    def class_bounds(self) -> np.ndarray:
+        """[K + 1] int: detections of class k are class_bounds[k] to class_bounds[k + 1] - 1."""
+        return np.searchsorted(self.classes, np.arange(len(self.names) + 1))
 
-@dataclass
+
+@dataclass(frozen=True)
 class Overlaps:
     """IoU of all detections and instances that share an image.
 
     Attributes:
         values: float, for each image its [detections, instances], row by row.
-        starts: [I + 1] int, where an image's begin.
-        found, truth: [I + 1] int, where an image's detections and instances begin.
+        starts: [I + 1] int, where an image's values begin.
+        detections, instances: [I + 1] int, where an image's detections and instances begin.
     """
 
     values: np.ndarray
     starts: np.ndarray
-    found: np.ndarray
-    truth: np.ndarray
+    detections: np.ndarray
+    instances: np.ndarray
 
-    def at(self, image, found, truth):
-        """IoU of detections and instances of an image, given as arrays of one shape."""
-        row, column = found - self.found[image], truth - self.truth[image]
-        width = self.truth[image + 1] - self.truth[image]
-        return self.values[self.starts[image] + row * width + column]
+    def at(self, image: np.ndarray, detection: np.ndarray, instance: np.ndarray) -> np.ndarray:
+        """IoU of detections and instances of images, given as arrays of one shape."""
+        row, column = detection - self.detections[image], instance - self.instances[image]
+        width = self.instances[image + 1] - self.instances[image]
+        values: np.ndarray = self.values[self.starts[image] + row * width + column]
+        return values
 
 
-def make_views(truth, subsets=True):
-    """The views of a data set: four of size, then those of the attributes it has.
-
-    Args:
-        truth: `GroundTruth`.
-        subsets: whether to make those of the attributes.
-    """
+def make_views(truth: GroundTruth, subsets: bool = True) -> Views:
+    """The views of a data set: four of size, then those of the attributes it has, if asked for."""
     names: list[tuple[str, str]] = []
     ignored, areas = [], []
     for name, (low, high) in SIZES.items():
@@ -120,8 +124,8 @@ def make_views(truth, subsets=True):
     return Views(names, np.array(ignored), np.array(areas, float))
 
 
-def compute_overlaps(truth, detections, kind):
-    """The `Overlaps` of boxes ("bbox") or masks ("segm"); for crowds the share of the detection.
+def compute_overlaps(truth: GroundTruth, detections: Detections, kind: str) -> Overlaps:
+    """IoU of boxes ("bbox") or masks ("segm"); with a crowd the share of the detection inside it.
 
     Raises:
         ValueError: for another kind, or if either side has no masks but they are asked for.
@@ -132,31 +136,30 @@ def compute_overlaps(truth, detections, kind):
         if detections.rles is None or not truth.has_masks:
             who = "the annotations" if detections.rles is not None else "the results"
             raise ValueError(f"{who} have no masks, which 'segm' needs; leave it out of kinds")
-        found, given = detections.rles, truth.rles
+        shapes: Any = detections.rles, truth.rles
     else:
-        found, given = detections.boxes, truth.boxes
-    images = len(truth.image_ids)
-    ends, truth_ends = detections.offsets(images), truth.offsets
+        shapes = detections.boxes, truth.boxes
+    detected, annotated = shapes
+    ends, truth_ends = detections.offsets(len(truth.image_ids)), truth.offsets
     starts = np.concatenate([[0], np.cumsum(np.diff(ends) * np.diff(truth_ends))])
     values = np.zeros(starts[-1])
     crowd = truth.crowd.astype(np.uint8)
     for i in np.flatnonzero(np.diff(starts)).tolist():
         d, g = slice(ends[i], ends[i + 1]), slice(truth_ends[i], truth_ends[i + 1])
-        values[starts[i] : starts[i + 1]] = rle_tools.iou(found[d], given[g], crowd[g]).ravel()
+        values[starts[i] : starts[i + 1]] = rle_tools.iou(
+            detected[d], annotated[g], crowd[g]
+        ).ravel()
     return Overlaps(values, starts, ends, truth_ends)
 
 
-def match(truth, detections, kind, views, overlaps):
+def match_detections(
+    truth: GroundTruth, detections: Detections, kind: str, views: Views, overlaps: Overlaps
+) -> Matches:
     """Pairs the detections of each image and class with its instances, best score first.
 
     Args:
-        truth, detections: of the same images.
         kind: "bbox" or "segm", by which the size of detections goes.
-        views: `Views` of the truth.
         overlaps: `compute_overlaps` of the kind.
-
-    Returns:
-        Matches.
     """
     classes = len(truth.category_ids)
     key = detections.image * classes + detections.classes
@@ -168,10 +171,11 @@ def match(truth, detections, kind, views, overlaps):
     pairing = Pairing(overlaps, views.ignored, truth.crowd, THRESHOLDS)
     for places, paired in pair(pairing, detections.image, key, order, rank, truth_key):
         ignored = views.ignored[np.arange(len(views.names))[:, np.newaxis], paired]
-        codes[places] = np.where(paired < 0, WRONG, np.where(ignored, IGNORED, RIGHT))
+        matched = np.where(ignored, IGNORED, TRUE_POSITIVE)
+        codes[places] = np.where(paired < 0, FALSE_POSITIVE, matched)
     areas = _areas(detections, kind)[order][:, np.newaxis]
-    far = (areas < views.areas[:, 0]) | (areas > views.areas[:, 1])
-    codes[(codes == WRONG) & far[..., np.newaxis]] = IGNORED
+    other_size = (areas < views.areas[:, 0]) | (areas > views.areas[:, 1])
+    codes[(codes == FALSE_POSITIVE) & other_size[..., np.newaxis]] = IGNORED
     # COCO ranks a class over all images by a stable sort of what is sorted within each.
     by_class = np.lexsort((-detections.scores[order], detections.classes[order]))
     order, rank = order[by_class], rank[by_class]
@@ -191,23 +195,26 @@ def match(truth, detections, kind, views, overlaps):
     )
 
 
-def rank_in_runs(keys):
+def rank_in_runs(keys: np.ndarray) -> np.ndarray:
     """Position of each element within its run of equal, neighbouring keys."""
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else keys
-    return np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+    first: np.ndarray = np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+    ranks: np.ndarray = np.arange(len(keys)) - first
+    return ranks
 
 
-def _areas(detections, kind):
-    if kind == "segm":
+def _areas(detections: Detections, kind: str) -> np.ndarray:
+    if kind == "segm" and detections.rles is not None:
         # A few at a time: pycocotools 2.0.11 fails on more than 255 (their number is a uint8).
         parts = [detections.rles[i : i + 250] for i in range(0, len(detections), 250)]
         return np.array([area for part in parts for area in rle_tools.area(part)], float)
-    return detections.boxes[:, 2] * detections.boxes[:, 3]
+    areas: np.ndarray = np.prod(detections.boxes[:, 2:], axis=1)
+    return areas
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pairing:
-    """What `pair` goes by: overlaps, which instances count ([A, G]), crowds [G], thresholds [T]."""
+    """Rules of `pair`: overlaps, which instances are ignored [A, G], crowds [G], thresholds [T]."""
 
     overlaps: Overlaps
     ignored: np.ndarray
@@ -215,7 +222,14 @@ class Pairing:
     thresholds: np.ndarray
 
 
-def pair(pairing, image, key, order, rank, truth_key):
+def pair(
+    pairing: Pairing,
+    image: np.ndarray,
+    key: np.ndarray,
+    order: np.ndarray,
+    rank: np.ndarray,
+    truth_key: np.ndarray,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields pairs of detections and instances that share a key, many keys at a time.
 
     The best detection chooses first: of the instances still free (a crowd always is) and
@@ -223,12 +237,10 @@ def pair(pairing, image, key, order, rank, truth_key):
     if no other fits.
 
     Args:
-        pairing: `Pairing`.
-        image: [N] int, image of each detection.
-        key: [N] int, rising with the image: detections and instances of one key are matched.
+        image, key: [N] int of each detection; the key rises with the image.
         order: positions of the detections sorted by key, then by descending score.
         rank: as long as order, position within the key.
-        truth_key: [G] int.
+        truth_key: [G] int, the key of each instance.
 
     Yields:
         places: [n] int, positions in `order`.
@@ -248,63 +260,64 @@ def pair(pairing, image, key, order, rank, truth_key):
         groups = groups[np.argsort(lengths[groups], kind="stable")]
         work = np.cumsum((lengths[groups] + size) * cells) // CHUNK
         for part in np.split(groups, np.flatnonzero(np.diff(work)) + 1):
-            truth = by_key[first[where[part]][:, np.newaxis] + np.arange(size)]
+            instances = by_key[first[where[part]][:, np.newaxis] + np.arange(size)]
             steps = np.arange(lengths[part].max())
             places = starts[part][:, np.newaxis] + steps
             real = steps < lengths[part][:, np.newaxis]
-            found = order[np.where(real, places, places[:, :1])]
-            shape = (*found.shape, size)
+            detected = order[np.where(real, places, places[:, :1])]
+            shape = (*detected.shape, size)
             overlaps = pairing.overlaps.at(
-                np.broadcast_to(image[found][..., np.newaxis], shape),
-                np.broadcast_to(found[..., np.newaxis], shape),
-                np.broadcast_to(truth[:, np.newaxis], shape),
+                np.broadcast_to(image[detected][..., np.newaxis], shape),
+                np.broadcast_to(detected[..., np.newaxis], shape),
+                np.broadcast_to(instances[:, np.newaxis], shape),
             )
-            chosen = _choose(pairing, overlaps, truth, real)
-            yield places[real], chosen[real]
+            yield places[real], _choose(pairing, overlaps, instances, real)[real]
 
 
-def _choose(pairing, overlaps, truth, real):
+def _choose(
+    pairing: Pairing, overlaps: np.ndarray, instances: np.ndarray, real: np.ndarray
+) -> np.ndarray:
     """[n, D, A, T] int: the instance of each detection, -1 without one.
 
     Args:
         overlaps: [n, D, g] of the n groups' detections, best first, and instances.
-        truth: [n, g] int, the instances.
+        instances: [n, g] int.
         real: [n, D] bool, False where a group has fewer detections.
     """
     least = np.minimum(pairing.thresholds, 1 - 1e-10)[:, np.newaxis]
-    ignored = pairing.ignored[:, truth].transpose(1, 0, 2)[:, :, np.newaxis]  # [n, A, 1, g]
-    crowd = pairing.crowd[truth][:, np.newaxis, np.newaxis]
-    shape = (len(truth), len(pairing.ignored), len(pairing.thresholds), truth.shape[1])
-    free = np.ones(shape, bool)
-    chosen = np.full((*real.shape, *shape[1:3]), -1, np.int32)
+    ignored = pairing.ignored[:, instances].transpose(1, 0, 2)[:, :, np.newaxis]  # [n, A, 1, g]
+    crowd = pairing.crowd[instances][:, np.newaxis, np.newaxis]
+    count, size = instances.shape
+    free = np.ones((count, len(pairing.ignored), len(pairing.thresholds), size), bool)
+    chosen = np.full((*real.shape, *free.shape[1:3]), -1, np.int32)
     for step in range(real.shape[1]):
         overlap = overlaps[:, step, np.newaxis, np.newaxis]
         fits = (overlap >= least) & free & real[:, step, np.newaxis, np.newaxis, np.newaxis]
         best = _last_best(fits & ~ignored, overlap)
         best = np.where(best < 0, _last_best(fits & ignored, overlap), best)
-        taken = np.arange(shape[3]) == best[..., np.newaxis]
+        taken = np.arange(size) == best[..., np.newaxis]
         free &= ~taken | crowd
-        rows = np.arange(len(truth))[:, np.newaxis, np.newaxis]
-        chosen[:, step] = np.where(best < 0, -1, truth[rows, best])
+        rows = np.arange(count)[:, np.newaxis, np.newaxis]
+        chosen[:, step] = np.where(best < 0, -1, instances[rows, best])
     return chosen
 
 
-def _last_best(fits, overlap):
+def _last_best(fits: np.ndarray, overlap: np.ndarray) -> np.ndarray:
     """Position of the largest overlap that fits, the last one on a tie; -1 without any."""
     values = np.where(fits, overlap, -1.0)[..., ::-1]
     best = values.shape[-1] - 1 - values.argmax(axis=-1)
     return np.where(fits.any(axis=-1), best, -1)
 
 
-@dataclass
-class Accumulated:
-    """COCO's tables; NaN where a class has nothing to find.
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """COCO's tables; NaN where a class has no instances.
 
     Attributes:
         precision: [T, R, K, A] the best precision at a recall or beyond.
         recall: [T, K, A] with up to 100 detections of a class in an image.
         recall_at: {1, 10, 100} -> [T, K] of all instances.
-        instances: [K, A] int, how many there are to find.
+        instances: [K, A] int, instances that count.
     """
 
     precision: np.ndarray
@@ -313,47 +326,35 @@ class Accumulated:
     instances: np.ndarray
 
 
-def accumulate(matches):
-    """Precision and recall over the detections of all images.
-
-    Returns:
-        Accumulated.
-    """
+def accumulate(matches: Matches) -> PrecisionRecall:
+    """Precision and recall over the detections of all images."""
     classes, views = len(matches.names), len(matches.views)
     precision = np.full((len(THRESHOLDS), len(RECALLS), classes, views), np.nan)
     recall = np.full((len(THRESHOLDS), classes, views), np.nan)
     recall_at = {most: np.full((len(THRESHOLDS), classes), np.nan) for most in (1, 10, 100)}
-    instances = instance_counts(matches)
-    bounds = np.searchsorted(matches.classes, np.arange(classes + 1))
+    counted = [matches.truth_classes[~ignored] for ignored in matches.truth_ignored]
+    instances = np.array([np.bincount(c, minlength=classes) for c in counted]).T
+    bounds = matches.class_bounds
     for k in range(classes):
         part = slice(bounds[k], bounds[k + 1])
         for a in np.flatnonzero(instances[k]):
             codes = matches.codes[part, a].T
             precision[:, :, k, a], recall[:, k, a] = _curve(codes, instances[k, a])
         if instances[k, 0]:
-            right = matches.codes[part, 0] == RIGHT
+            right = matches.codes[part, 0] == TRUE_POSITIVE
             for most, table in recall_at.items():
                 hits = right[matches.rank[part] < most].sum(axis=0)
                 table[:, k] = hits / instances[k, 0]
-    return Accumulated(precision, recall, recall_at, instances)
+    return PrecisionRecall(precision, recall, recall_at, instances)
 
 
-def instance_counts(matches):
-    """[K, A] int: instances that count, by class and view."""
-    counts = [
-        np.bincount(matches.truth_classes[~ignored], minlength=len(matches.names))
-        for ignored in matches.truth_ignored
-    ]
-    return np.array(counts).T
-
-
-def _curve(codes, instances):
+def _curve(codes: np.ndarray, instances: int) -> tuple[np.ndarray, np.ndarray]:
     """Precision [T, R] at the 101 recalls, and the recall [T] reached, of one class in a view."""
     precision = np.zeros((len(codes), len(RECALLS)))
-    right = np.cumsum(codes == RIGHT, axis=1)
+    right = np.cumsum(codes == TRUE_POSITIVE, axis=1)
     if not right.shape[1]:
         return precision, np.zeros(len(codes))
-    wrong = np.cumsum(codes == WRONG, axis=1)
+    wrong = np.cumsum(codes == FALSE_POSITIVE, axis=1)
     values = right / (wrong + right + np.spacing(1))
     values = np.maximum.accumulate(values[:, ::-1], axis=1)[:, ::-1]
     recalls = right / instances
@@ -364,27 +365,27 @@ def _curve(codes, instances):
     return precision, recalls[:, -1]
 
 
-def mean(values):
-    """Mean of what is no NaN as a float; None if there is nothing."""
+def mean(values: np.ndarray) -> float | None:
+    """Mean of the values that are not NaN; None if there are none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else None
 
 
-def summary(accumulated):
-    """COCO's twelve numbers: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
-
-    Returns:
-        dict of float, None where there is nothing to find.
-    """
-    precision, recall = accumulated.precision, accumulated.recall
-    scores: dict[str, Any] = {
-        "AP": mean(precision[..., 0]),
-        "AP50": mean(precision[0, ..., 0]),
-        "AP75": mean(precision[5, ..., 0]),
-    }
-    for a, size in enumerate("sml", 1):
-        scores[f"AP{size}"] = mean(precision[..., a])
-    scores |= {f"AR{most}": mean(table) for most, table in accumulated.recall_at.items()}
-    for a, size in enumerate("sml", 1):
-        scores[f"AR{size}"] = mean(recall[..., a])
-    return scores
+def summary(tables: PrecisionRecall) -> CocoNumbers:
+    """COCO's twelve numbers, None where there are no instances."""
+    precision, recall = tables.precision, tables.recall
+    small, medium, large = 1, 2, 3  # positions of the views
+    return CocoNumbers(
+        AP=mean(precision[..., 0]),
+        AP50=mean(precision[0, ..., 0]),
+        AP75=mean(precision[5, ..., 0]),
+        APs=mean(precision[..., small]),
+        APm=mean(precision[..., medium]),
+        APl=mean(precision[..., large]),
+        AR1=mean(tables.recall_at[1]),
+        AR10=mean(tables.recall_at[10]),
+        AR100=mean(tables.recall_at[100]),
+        ARs=mean(recall[..., small]),
+        ARm=mean(recall[..., medium]),
+        ARl=mean(recall[..., large]),
+    )

@@ -8,7 +8,9 @@ I images, K classes, A views, T IoU thresholds, R resamples.
 """
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,24 +18,22 @@ from mrcnn.core.files import write_atomically
 from mrcnn.evaluation.average_precision import (
     IGNORED,
     RECALLS,
-    RIGHT,
     THRESHOLDS,
+    TRUE_POSITIVE,
     Matches,
 )
+from mrcnn.evaluation.metrics import Interval, Key
 
+MATCHES_FILE = "matches.npz"
 # Elements of the largest array; more resamples are worked off in parts.
 CHUNK = 20_000_000
 LEVEL = 95  # per cent of the resamples that an interval holds
-_ARRAYS = ("rows", "image", "classes", "scores", "rank", "codes")
 _TRUTH = ("truth_image", "truth_classes", "truth_ignored")
+_ARRAYS = ("rows", "image", "classes", "scores", "rank", "codes", *_TRUTH)
 
 
-def draw_weights(images, resamples, seed):
-    """How often each image is drawn.
-
-    Returns:
-        [I, R] int32; each column adds up to `images`. The same for the same arguments.
-    """
+def draw_weights(images: int, resamples: int, seed: int) -> np.ndarray:
+    """[I, R] int32: how often each image is drawn; each column adds up to `images`."""
     rng = np.random.default_rng(seed)
     weights = np.zeros((images, resamples), np.int32)
     for r in range(resamples if images else 0):
@@ -41,20 +41,15 @@ def draw_weights(images, resamples, seed):
     return weights
 
 
-def ap_samples(matches, weights):
-    """Average precision of every resample.
+def ap_samples(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """[A, K, T, R] float: average precision of every resample, NaN where it has no instances.
 
     Args:
-        matches: `Matches`.
-        weights: [I, R] int32 of `draw_weights`.
-
-    Returns:
-        [A, K, T, R] float, NaN where a resample has nothing to find. With weights of 1 it is
-        the average precision itself.
+        weights: [I, R] int32 of `draw_weights`; weights of 1 give the average precision itself.
     """
     classes, views = len(matches.names), len(matches.views)
     samples = np.full((views, classes, len(THRESHOLDS), weights.shape[1]), np.nan)
-    bounds = np.searchsorted(matches.classes, np.arange(classes + 1))
+    bounds = matches.class_bounds
     for k in range(classes):
         part = slice(bounds[k], bounds[k + 1])
         image = matches.image[part]
@@ -73,16 +68,22 @@ def ap_samples(matches, weights):
     return samples
 
 
-def _average_precision(codes, image, drawn, before, instances):
-    """[R] AP of one class at one threshold, by the detections that are right.
+def _average_precision(
+    codes: np.ndarray,
+    image: np.ndarray,
+    drawn: np.ndarray,
+    before: np.ndarray,
+    instances: np.ndarray,
+) -> np.ndarray:
+    """[R] AP of one class at one threshold, from its true positives.
 
     Only they raise the recall, so all others matter by their number alone.
 
     Args:
         codes, image: [n] of the class's detections, best first.
-        drawn: [I, R]. before: [n, R] detections drawn up to each. instances: [R] to be found.
+        drawn: [I, R]. before: [n, R] detections drawn up to each. instances: [R] drawn.
     """
-    right, ignored = np.flatnonzero(codes == RIGHT), np.flatnonzero(codes == IGNORED)
+    right, ignored = np.flatnonzero(codes == TRUE_POSITIVE), np.flatnonzero(codes == IGNORED)
     hits = np.cumsum(drawn[image[right]], axis=0)
     counted = before[right]
     if len(ignored):
@@ -99,26 +100,23 @@ def _average_precision(codes, image, drawn, before, instances):
     return np.where(instances > 0, ap, np.nan)
 
 
-def interval(values):
-    """[low, high] that hold `LEVEL` per cent of the values; None if some half has no value."""
+def interval(values: np.ndarray) -> Interval | None:
+    """(low, high) that hold `LEVEL` per cent of the values that are numbers; None without any."""
     values = values[np.isfinite(values)]
     if not len(values):
         return None
     margin = (100 - LEVEL) / 2
-    return [float(v) for v in np.percentile(values, [margin, 100 - margin])]
+    low, high = np.percentile(values, [margin, 100 - margin])
+    return float(low), float(high)
 
 
-def headline_samples(matches, samples):
-    """The resamples of every AP that a report shows, by the key it has there.
+def headline_samples(matches: Matches, samples: np.ndarray) -> dict[Key, np.ndarray]:
+    """[R] resamples of every AP that a report shows: ("AP",), ... ("per_class", name), ...
 
     Args:
         samples: [A, K, T, R] of `ap_samples`.
-
-    Returns:
-        dict of tuple -> [R]: ("AP",), ("AP50",), ("AP75",), ("APs",), ("APm",), ("APl",),
-        ("per_class", name), ("subsets", attribute, value).
     """
-    found: dict[tuple, np.ndarray] = {
+    found: dict[Key, np.ndarray] = {
         ("AP",): samples[0],
         ("AP50",): samples[0, :, :1],
         ("AP75",): samples[0, :, 5:6],
@@ -134,8 +132,8 @@ def headline_samples(matches, samples):
     return means
 
 
-def _mean_of_classes(values):
-    """[R] mean of [K, T, R] over the classes that a resample has and the thresholds."""
+def _mean_of_classes(values: np.ndarray) -> np.ndarray:
+    """[R] mean of [K, T, R] over the thresholds and the classes that a resample has."""
     per_class = values.mean(axis=1)
     known = ~np.isnan(per_class)
     counts = known.sum(axis=0)
@@ -143,17 +141,11 @@ def _mean_of_classes(values):
     return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
 
 
-def save_matches(path, image_ids, matches):
-    """Writes what a later comparison needs.
-
-    Args:
-        path: of the .npz file.
-        image_ids: [I] int.
-        matches: {kind: `Matches`} of one data set.
-    """
-    arrays = {"image_ids": image_ids}
+def save_matches(path: Path, image_ids: np.ndarray, matches: dict[str, Matches]) -> None:
+    """Writes what a later comparison needs as .npz: ids of the images, matches by kind."""
+    arrays: dict[str, Any] = {"image_ids": image_ids}
     for kind, found in matches.items():
-        arrays |= {f"{kind}.{name}": getattr(found, name) for name in (*_ARRAYS, *_TRUTH)}
+        arrays |= {f"{kind}.{name}": getattr(found, name) for name in _ARRAYS}
         arrays[f"{kind}.views"] = np.array(found.views)
         arrays[f"{kind}.names"] = np.array(found.names)
     data = io.BytesIO()
@@ -161,17 +153,16 @@ def save_matches(path, image_ids, matches):
     write_atomically(path, data.getvalue())
 
 
-def load_matches(path):
-    """What `save_matches` wrote: image_ids and {kind: `Matches`}.
+def load_matches(path: Path) -> tuple[np.ndarray, dict[str, Matches]]:
+    """The image ids and the matches by kind that `save_matches` wrote.
 
     Raises:
-        ValueError: if there is no such file or it is none of ours.
+        ValueError: if there is no such file, or it holds something else.
     """
-    path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"no {path}, which holds the matches of each image; without it a difference has no "
-            "interval. Give the metrics.json in the folder where model.py evaluate wrote it"
+            f"{path} is missing; it holds the matches of each image, which the intervals of the "
+            "differences need. Give the metrics.json in the folder where model.py evaluate wrote it"
         )
     try:
         with np.load(path) as arrays:
@@ -179,22 +170,27 @@ def load_matches(path):
             kinds = dict.fromkeys(name.split(".")[0] for name in arrays.files if "." in name)
             return image_ids, {kind: _matches(arrays, kind, len(image_ids)) for kind in kinds}
     except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is no file of matches by model.py evaluate: {error}") from None
+        raise ValueError(f"{path} is not a matches.npz of model.py evaluate: {error}") from None
 
 
-def _matches(arrays, kind, images):
-    values = {name: arrays[f"{kind}.{name}"] for name in (*_ARRAYS, *_TRUTH)}
+def _matches(arrays: Mapping[str, np.ndarray], kind: str, images: int) -> Matches:
+    values = {name: arrays[f"{kind}.{name}"] for name in _ARRAYS}
     views = [(str(group), str(value)) for group, value in arrays[f"{kind}.views"]]
     names = [str(name) for name in arrays[f"{kind}.names"]]
     return Matches(views=views, names=names, images=images, **values)
 
 
-def check_same_data(image_ids, matches, other_ids, other):
+def check_same_data(
+    image_ids: np.ndarray,
+    matches: dict[str, Matches],
+    other_ids: np.ndarray,
+    other: dict[str, Matches],
+) -> None:
     """Raises ValueError unless both runs were scored on the same images and instances."""
     if not np.array_equal(image_ids, other_ids):
         common = len(np.intersect1d(image_ids, other_ids))
         raise ValueError(
-            f"the runs were scored on other images: {len(image_ids)} here, {len(other_ids)} "
+            f"the runs were scored on different images: {len(image_ids)} here, {len(other_ids)} "
             f"there, {common} in both; score both with the same --split and --limit"
         )
     for kind in matches.keys() & other.keys():
@@ -202,6 +198,6 @@ def check_same_data(image_ids, matches, other_ids, other):
         same = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in _TRUTH)
         if not same or a.names != b.names or a.views != b.views:
             raise ValueError(
-                "the runs were scored on other annotations of the same images; convert the "
+                "the runs were scored on different annotations of the same images; convert the "
                 "data once, and score both with these annotations"
             )

@@ -1,31 +1,36 @@
-"""The gallery of a run: index.html, one file to look through and compare, offline.
+"""The gallery of a run: index.html, one file to search and compare its images, offline.
 
-Small overlays are embedded, so thousands of images show at once; overlay and image at full
-size are links relative to the output folder. Without these files the page shows what it has.
+Thumbnails are embedded, so thousands of images show at once. Overlays and images at full size
+are links relative to the output folder. Without these files the page shows what it has.
 """
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from mrcnn.core.files import replacing
-from mrcnn.inference.records import link
-from mrcnn.inference.tables import writable
+from mrcnn.inference.listing import FORMATS, writable
+from mrcnn.inference.records import Entry, link
+from mrcnn.inference.tables import AddEntry, json_array
 from mrcnn.render.drawing import color_for
 from mrcnn.render.html import render
 
-# Where the images' data go in the rendered page; they are written one by one, as thousands
-# of embedded images would be much memory.
-_PLACE = "[@pictures@]"
+# Where the data of the images go in the rendered page; they are written one by one, as thousands
+# of embedded thumbnails would take much memory.
+_PLACE = "[@images@]"
 
 
-def write_gallery(folder, entries, class_names, failures):
-    """Writes index.html.
+@contextmanager
+def gallery_page(
+    folder: Path, class_names: Sequence[str], failures: Sequence[tuple[str, str]]
+) -> Iterator[AddEntry]:
+    """index.html.
 
     Args:
-        folder: Path of the output folder.
-        entries: iterable of (image_id, `listing.Picture`, record), see `records`.
+        folder: the output folder.
         class_names: by class id, background first.
         failures: (file, reason) of what has no results.
     """
@@ -34,42 +39,44 @@ def write_gallery(folder, entries, class_names, failures):
         for i, name in enumerate(class_names)
     ]
     page = render("gallery.html.j2", classes=classes, failures=failures, place=_PLACE)
-    head, tail = page.rsplit(_PLACE, 1)  # a file that failed may be called so, too
-    with replacing(folder / "index.html") as path, open(path, "wb") as file:
-        file.write(head.encode() + b"[")
-        for number, (_, picture, record) in enumerate(entries):
-            # "<" would let a file name end the script that holds the data.
-            data = orjson.dumps(_card(folder, picture, record)).replace(b"<", b"\\u003c")
-            file.write((b",\n" if number else b"\n") + data)
-        file.write(b"]" + tail.encode())
+    head, tail = page.rsplit(_PLACE, 1)  # a failed file may have this name, too
+    ends = head.encode() + b"[\n", b"]" + tail.encode()
+    with json_array(folder / "index.html", *ends, encode=_for_script) as add_card:
+        yield lambda entry: add_card(_card(folder, entry))
 
 
-def _card(folder, picture, record):
-    overlays = {link(f"{picture.output}.{ending}") for ending in ("png", "jpg")}
+def _for_script(card: dict[str, Any]) -> bytes:
+    """JSON without "<", which would let a file name end the script that holds the data."""
+    return orjson.dumps(card).replace(b"<", b"\\u003c")
+
+
+def _card(folder: Path, entry: Entry) -> dict[str, Any]:
+    """The data of an image for the page's script."""
+    _, image, record = entry
+    overlays = {link(f"{image.output}.{ending}") for ending in FORMATS}
     found = [
         [
-            row["category_id"],
-            round(row["score"], 3),
-            row["color"],
-            round(100 * row["area"] / (record["width"] * record["height"]), 1),
+            instance.category_id,
+            round(instance.score, 3),
+            instance.color,
+            round(100 * instance.area / record.pixels, 1),
         ]
-        for row in record["instances"]
+        for instance in record.instances
     ]
     return {
-        "name": writable(picture.name),
-        "picture": _address(folder, picture.path),
-        "overlay": next((name for name in record["files"] if name in overlays), None),
-        "thumbnail": record["thumbnail"],
-        "size": [record["width"], record["height"]],
+        "name": writable(image.name),
+        "original": _url(folder, image.path),
+        "overlay": next((name for name in record.files if name in overlays), None),
+        "thumbnail": record.thumbnail,
+        "size": [record.width, record.height],
         "found": found,
     }
 
 
-def _address(folder, path):
-    """A link from the output folder to a file, relative where that can be."""
+def _url(folder: Path, path: Path) -> str:
+    """A link from the output folder to a file, relative where possible."""
+    path = Path(os.path.abspath(path))
     try:
-        return link(
-            Path(os.path.relpath(os.path.abspath(path), os.path.abspath(folder))).as_posix()
-        )
+        return link(Path(os.path.relpath(path, os.path.abspath(folder))).as_posix())
     except ValueError:  # on another drive
-        return Path(os.path.abspath(path)).as_uri()
+        return path.as_uri()

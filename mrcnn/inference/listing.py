@@ -9,30 +9,34 @@ import hashlib
 import os
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from mrcnn.core.reading import SUFFIXES, is_image, quiet_pillow
 
-# Folders and files of the output that aren't the input's; see `inference.run_pictures`.
+# Folders and files of the output that belong to the run; see `pipeline.run_images`.
 RESERVED = ("records", "masks", "cutouts")
 TABLES = ("results.json", "images.json", "results.csv", "failures.csv", "index.html")
-# What may be appended to an image's name: an input's folder called so would lie in the way.
+FORMATS = ("png", "jpg")  # of overlays
+# What may be appended to an image's name: an input folder of that name would be in the way.
 _APPENDED = (".png", ".jpg", ".json")
 # File systems take 255 bytes; what is appended to a name, and to a temporary file's, fits too.
 MAX_NAME = 200
 _NEVER = ("thumbs.db", "desktop.ini")
 
+Source = str | os.PathLike[str]
+
 
 @dataclass(frozen=True)
-class Picture:
+class InputImage:
     """A file to process.
 
     Attributes:
-        path: where it lies.
-        name: its path relative to the input, with "/"; what results.json and the tables say.
-        output: the name that its output files begin with: `name`, but for names that would be
-            too long, collide or lie in a folder that the output uses itself.
+        name: its path relative to the input, with "/"; the name in results.json and the tables.
+        output: what the names of its output files begin with. It is `name`, except where that
+            would be too long, collide, or lie in a folder that the run itself uses.
     """
 
     path: Path
@@ -40,41 +44,83 @@ class Picture:
     output: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Listing:
-    """What an input holds.
+    """What an input holds, each sorted by name.
 
     Attributes:
-        images: list of `Picture`, sorted by name.
-        passed_over: (name, reason) of each file that is no image, neither by its ending nor
-            by its content, and of each link to a folder.
+        passed_over: (name, reason) of each file that is no image, neither by its ending nor by
+            its content, and of each link to a folder.
         failed: (name, reason) of each sub-folder that can't be read.
     """
 
-    pictures: list[Picture] = field(default_factory=list)
+    images: list[InputImage] = field(default_factory=list)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
 
+    def for_case_blind_disk(self) -> "Listing":
+        """The same images, with outputs that differ by more than case or Unicode form."""
+        names = [(image.name, image.path) for image in self.images]
+        return replace(self, images=_with_outputs(names, _folded))
 
-def list_pictures(source, recursive=False, same_case=False, leave_out=None):
-    """Lists the images of an input.
 
-    From folders: files with an image's ending (`reading.SUFFIXES`, in any case) or a
-    image's content; also what only has such an ending, a directory or a link into the void,
-    so that it is reported later. Hidden files (".name") are left out, links to folders aren't
-    followed. Files that are named one by one, by a pattern or a list, are always taken.
+def list_inputs(source: Source, output_folder: Source, recursive: bool = False) -> Listing:
+    """The images of an input, checked against where their results go. Makes no folder.
 
     Args:
-        source: str or PathLike: a folder, a file, a pattern with "*", "?" or "[", or a ".txt"
-            file with one path a line, relative to the current folder or else to its own.
-        recursive: take a folder's sub-folders too; in patterns "**" then means any depth.
-        same_case: two names that differ in case or in Unicode form only get different outputs,
-            for file systems that don't tell them apart.
-        leave_out: a folder whose files are not taken if it lies within the input, that of the
-            results: they would be images of the next run.
+        source, recursive: as in `list_images`.
+        output_folder: its files are no images of the input if it lies within.
 
-    Returns:
-        `Listing`.
+    Raises:
+        ValueError: if there are no images, the results would lie among them, or an overlay
+            would replace one of them.
+    """
+    folder = Path(output_folder)
+    read_from = source if os.path.isdir(source) else pattern_folder(source)
+    if read_from is not None and folder.is_dir() and folder.samefile(read_from):
+        raise ValueError(
+            f"the images of {os.fspath(source)!r} lie in the output folder; choose another "
+            "output folder, or the next run takes the results for images"
+        )
+    listing = list_images(source, recursive, leave_out=folder)
+    _check_overlays(listing.images, folder)
+    return listing
+
+
+def _check_overlays(images: list[InputImage], folder: Path) -> None:
+    """Refuses overlays that would replace an image of the input."""
+    real = cache(os.path.realpath)
+    inputs = {os.path.join(real(i.path.parent), i.path.name) for i in images}
+    for image in images:
+        for ending in FORMATS:
+            overlay = folder / f"{image.output}.{ending}"
+            if os.path.join(real(overlay.parent), overlay.name) in inputs:
+                raise ValueError(
+                    f"the overlay of {writable(image.name)} would replace {overlay}, which is "
+                    "also an image of the input; choose another output folder"
+                )
+
+
+def writable(text: str) -> str:
+    """Text without the stand-ins for bytes that aren't UTF-8, which file names may hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def list_images(
+    source: Source, recursive: bool = False, leave_out: Source | None = None
+) -> Listing:
+    """Lists the images of an input.
+
+    From folders: files with an image's ending (`reading.SUFFIXES`, in any case) or an image's
+    content. A directory or a dangling link with such an ending is listed too and fails later
+    with the reason. Hidden files (".name") are left out, links to folders aren't followed.
+    Files that are named one by one, by a pattern or a list, are always taken.
+
+    Args:
+        source: a folder, a file, a pattern with "*", "?" or "[", or a ".txt" file with one path
+            a line, relative to the current folder or else to its own.
+        recursive: take a folder's sub-folders too; in patterns "**" then means any depth.
+        leave_out: a folder whose files are not taken.
 
     Raises:
         ValueError: if there is no such input or it holds no image.
@@ -95,18 +141,16 @@ def list_pictures(source, recursive=False, same_case=False, leave_out=None):
             + ("" if recursive or not path.is_dir() else ", or add --recursive for sub-folders")
         )
     names = sorted((_relative(p, base), p) for p in found)
-    listing.pictures = _with_outputs(names, same_case)
-    for rows in (listing.passed_over, listing.failed):
-        rows.sort()
-    return listing
+    images = _with_outputs(names, str)
+    return Listing(images, sorted(listing.passed_over), sorted(listing.failed))
 
 
-def pattern_folder(source):
+def pattern_folder(source: Source) -> Path | None:
     """The folder that all files of a pattern lie below, None if it is no pattern."""
     text = os.fspath(source)
     if os.path.lexists(text) or not glob.has_magic(text):
         return None
-    plain = []
+    plain: list[str] = []
     for part in Path(text).parts[:-1]:
         if glob.has_magic(part):
             break
@@ -114,15 +158,20 @@ def pattern_folder(source):
     return Path(*plain)
 
 
-def _real(path):
+def _real(path: Source | None) -> str | None:
     return None if path is None else os.path.realpath(path)
 
 
-def _of_folder(folder, recursive, listing, leave_out):
+# --- Which files ------------------------------------------------------------------------------
+
+
+def _of_folder(
+    folder: Path, recursive: bool, listing: Listing, leave_out: str | None
+) -> list[Path]:
     """The files of a folder that are to be processed; notes the others in the listing."""
     found = []
 
-    def unreadable(error):
+    def unreadable(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise error
         why = f"is a folder that cannot be read ({error.strerror}); change its permissions"
@@ -145,8 +194,10 @@ def _of_folder(folder, recursive, listing, leave_out):
     return found
 
 
-def _to_enter(root, folders, top, listing, leave_out):
-    """Which of the sub-folders are gone through; links, which may lead in circles, are told."""
+def _to_enter(
+    root: str, folders: list[str], top: Path, listing: Listing, leave_out: str | None
+) -> list[str]:
+    """The sub-folders to go through; notes links, which may lead in circles, in the listing."""
     chosen = []
     for name in sorted(folders):
         path = Path(root, name)
@@ -160,7 +211,7 @@ def _to_enter(root, folders, top, listing, leave_out):
     return chosen
 
 
-def _is_empty(folder):
+def _is_empty(folder: Source) -> bool:
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is None
@@ -168,7 +219,7 @@ def _is_empty(folder):
         return False
 
 
-def _named(text, path, recursive, leave_out):
+def _named(text: str, path: Path, recursive: bool, leave_out: Source | None) -> list[Path]:
     """The paths that a file name, a pattern or a list of paths stands for."""
     if path.suffix.lower() == ".txt" and path.is_file():
         return [_beside(line, path.parent) for line in _lines(path) if line.strip()]
@@ -182,33 +233,35 @@ def _named(text, path, recursive, leave_out):
     )
 
 
-def _lines(path):
+def _lines(path: Path) -> list[str]:
     """The lines of a text file in UTF-8, or in UTF-16 as Windows' shell writes it."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16", "replace")
     else:
         text = data.decode("utf-8-sig", "surrogateescape")
-    # Not splitlines(): names may hold what else it takes for the end of a line.
+    # Not splitlines(): it also splits at characters that names may hold.
     return re.split("\r\n|\r|\n", text)
 
 
-def _matches(pattern, recursive, leave_out):
-    """Files that a pattern fits, and folders that are named like images but empty."""
-    top, results = _real(pattern_folder(pattern)), _real(leave_out)
-    within = results is not None and results != top and results.startswith(os.path.join(top, ""))
+def _matches(pattern: str, recursive: bool, leave_out: Source | None) -> list[Path]:
+    """Files that match a pattern, and empty folders that are named like images."""
+    top, results = os.path.realpath(pattern_folder(pattern) or ""), _real(leave_out)
+    excluded = None
+    if results is not None and results != top and results.startswith(os.path.join(top, "")):
+        excluded = os.path.join(results, "")
     found = []
     for name in glob.glob(pattern, recursive=recursive):
         if os.path.isdir(name) and not (name.lower().endswith(SUFFIXES) and _is_empty(name)):
             continue
         folder = os.path.join(os.path.realpath(os.path.dirname(name)), "")
-        if not (within and folder.startswith(os.path.join(results, ""))):
+        if excluded is None or not folder.startswith(excluded):
             found.append(Path(name))
     return found
 
 
-def _beside(line, folder):
-    """The path of a line: as it stands or without spaces around it, and from here or from there."""
+def _beside(line: str, folder: Path) -> Path:
+    """The path of a line: as it stands or stripped, from the current folder or from the list's."""
     for text in (line, line.strip()):
         path = Path(os.path.expanduser(text))
         for place in (path, folder / path):
@@ -217,28 +270,31 @@ def _beside(line, folder):
     return path
 
 
-def _common_folder(paths):
+def _common_folder(paths: list[Path]) -> Path:
     try:
         return Path(os.path.commonpath([p.parent for p in paths])) if paths else Path()
     except ValueError:  # on Windows, of several drives
         return Path()
 
 
-def _relative(path, base):
+def _relative(path: Source, base: Path) -> str:
     path = Path(path)
     relative = Path(os.path.relpath(path, base)) if base != Path() else path
     return relative.as_posix().replace(":", "") if relative.is_absolute() else relative.as_posix()
 
 
-def _with_outputs(names, same_case):
-    """Images with output names that no other has."""
+# --- Names of outputs -------------------------------------------------------------------------
 
-    def key(text):
-        return unicodedata.normalize("NFC", text).casefold() if same_case else text
 
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _with_outputs(names: list[tuple[str, Path]], key: Callable[[str], str]) -> list[InputImage]:
+    """Images with output names whose keys differ."""
     folders = _output_folders([name.lstrip("/") for name, _ in names], key)
     taken: set[str] = set()
-    pictures = []
+    images = []
     for name, path in names:
         folder, _, last = name.lstrip("/").rpartition("/")
         plain = output = folders[folder] + _shortened(last)
@@ -247,16 +303,16 @@ def _with_outputs(names, same_case):
                 break
             output = f"{plain}~{attempt}"
         taken.add(key(output))
-        pictures.append(Picture(path, name, output))
-    return pictures
+        images.append(InputImage(path, name, output))
+    return images
 
 
-def _output_folders(names, key):
+def _output_folders(names: list[str], key: Callable[[str], str]) -> dict[str, str]:
     """Folder of the input -> folder of the output with a "/" behind, "" for the top one.
 
-    What would lie where the run's own files or those of an image go gets a "~".
+    A folder where the run's own files or those of an image go gets a "~".
     """
-    pictures = {key(name) for name in names}
+    images = {key(name) for name in names}
     folders = {"": ""}
     found = {folder.as_posix() for name in names for folder in PurePosixPath(name).parents}
     for folder in sorted(found - {"."}, key=lambda f: f.count("/")):
@@ -264,15 +320,15 @@ def _output_folders(names, key):
         start = len(folder) - len(last)
         dots = [start + i for i, letter in enumerate(last) if letter == "." and i]
         is_result = last.lower().endswith(_APPENDED) and any(
-            key(folder[:dot]) in pictures for dot in dots
+            key(folder[:dot]) in images for dot in dots
         )
         is_ours = not above and last.lower() in (*RESERVED, *TABLES)
         folders[folder] = folders[above] + last + ("~/" if is_result or is_ours else "/")
     return folders
 
 
-def _shortened(name):
-    """A file name of at most MAX_NAME bytes; the root folder, of all things, has none."""
+def _shortened(name: str) -> str:
+    """A file name of at most MAX_NAME bytes; the root folder has no name, so "root" is its."""
     if len(os.fsencode(name)) <= MAX_NAME:
         return "root" if name in ("", ".") else name
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]

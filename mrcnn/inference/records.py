@@ -1,51 +1,102 @@
-"""What was found in each image, kept in a file of its own until all are done.
+"""What was found in each image, kept in a file of its own until the run is complete.
 
-`records/<output>.json` appears when an image's files are complete, so a run that is cut off
-loses no finished image and can go on. In the end the tables are made of all records.
+`records/<output>.json` appears once all files of an image are written. A run that is cut off
+loses no finished image and can go on; at the end the tables are made from the records.
 """
 
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-import orjson
+import msgspec
+import numpy as np
 
+from mrcnn.coco.masks import TextRLE
 from mrcnn.core.files import write_atomically
-from mrcnn.inference.listing import RESERVED, TABLES
+from mrcnn.inference.listing import FORMATS, RESERVED, TABLES, InputImage
+from mrcnn.inference.results import Result
+from mrcnn.render.colors import color_name
 
 VERSION = 1
-_KEYS = {
-    "version",
-    "settings",
-    "source",
-    "save",
-    "files",
-    "thumbnail",
-    "width",
-    "height",
-    "instances",
-}
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
-def link(name):
-    """A relative path as an address, which is plain ASCII whatever bytes the path holds."""
+class Instance(msgspec.Struct):
+    """A garment: a row of COCO's results, with the mask's pixels and the name of its colour."""
+
+    category_id: int
+    bbox: list[float]
+    score: float
+    segmentation: TextRLE
+    area: int
+    color: str
+
+
+class Record(msgspec.Struct):
+    """What is known of a finished image; the fields are the keys of its JSON file.
+
+    Attributes:
+        settings: text that changes with everything that changes the results.
+        source: `source_state` of the image file before it was read.
+        save: the kinds of output that were written.
+        files: links to them, relative to the output folder.
+        thumbnail: data URL, or None.
+        width, height: of the image, pixels.
+    """
+
+    version: int
+    settings: str
+    source: list[int]
+    save: list[str]
+    files: list[str]
+    thumbnail: str | None
+    width: int
+    height: int
+    instances: list[Instance]
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of the image."""
+        return self.width * self.height
+
+
+# Image id, the input file and its record: what tables and gallery are made of.
+Entry = tuple[int, InputImage, Record]
+
+
+def describe(result: Result) -> list[Instance]:
+    """The garments of a result as they are recorded."""
+    instances = []
+    for i, row in enumerate(result.to_coco()):
+        crop = result.crop(i)
+        instances.append(
+            Instance(
+                row["category_id"],
+                row["bbox"],
+                row["score"],
+                row["segmentation"],
+                area=int(np.count_nonzero(crop)),
+                color=color_name(result.image[result.window(i)][crop]),
+            )
+        )
+    return instances
+
+
+def link(name: str) -> str:
+    """A relative path as a URL: plain ASCII, whatever bytes the path holds."""
     return quote(os.fsencode(name))
 
 
-def on_disk(address):
+def on_disk(url: str) -> str:
     """The path that `link` was given."""
-    return os.fsdecode(unquote_to_bytes(address))
+    return os.fsdecode(unquote_to_bytes(url))
 
 
-def source_state(path):
-    """What changes with a file: [bytes, time of its last change in nanoseconds].
-
-    Raises:
-        OSError: if it can't be asked.
-    """
+def source_state(path: Path) -> list[int]:
+    """What changes with a file: [bytes, time of the last change in nanoseconds]."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
 
@@ -54,85 +105,74 @@ class Records:
     """The records of an output folder.
 
     Args:
-        folder: Path, made if need be.
-        settings: text that changes with everything that changes the results.
+        folder: the output folder.
+        settings: see `Record`.
     """
 
-    def __init__(self, folder, settings):
-        self.folder, self.settings = Path(folder), settings
+    def __init__(self, folder: Path, settings: str) -> None:
+        self.folder, self.settings = folder, settings
 
-    def path(self, picture):
-        """Where the record of a `listing.Picture` lies."""
-        return self.folder / "records" / f"{picture.output}.json"
+    def path(self, image: InputImage) -> Path:
+        """Where the record of an image lies."""
+        return self.folder / "records" / f"{image.output}.json"
 
-    def write(self, picture, source, content, save):
-        """Writes the record of an image whose files are complete.
-
-        Args:
-            image: `listing.Picture`.
-            source: `source_state` of its file, taken before it was read.
-            content: dict of `writers.write_picture`.
-            save: kinds of output that were written.
-        """
-        record = {
-            "version": VERSION,
-            "settings": self.settings,
-            "source": source,
-            "save": list(save),
-            **content,
-            "files": [link(name) for name in content["files"]],
-        }
-        path = self.path(picture)
+    def write(self, image: InputImage, record: Record) -> None:
+        """Writes the record of an image whose files are complete."""
+        path = self.path(image)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, orjson.dumps(record))
+        write_atomically(path, msgspec.json.encode(record))
 
-    def read(self, picture):
-        """The record of an image as a dict, None without a sound one."""
+    def read(self, image: InputImage) -> Record | None:
+        """The record of an image; None if there is none, or none of this form."""
         try:
-            record = orjson.loads(self.path(picture).read_bytes())
-        except (OSError, ValueError):
+            record = msgspec.json.decode(self.path(image).read_bytes(), type=Record)
+        except (OSError, ValueError):  # ValueError: malformed JSON, or no file can have this name
             return None
-        is_sound = isinstance(record, dict) and record.keys() >= _KEYS
-        is_sound = is_sound and record["version"] == VERSION
-        return record if is_sound else None
+        return record if record.version == VERSION else None
 
-    def is_complete(self, picture, save):
-        """Whether an image, as it lies there now, was done with these settings and outputs."""
-        record = self.read(picture)
-        if record is None or record["settings"] != self.settings:
-            return False
+    def entries(self, images: Iterable[InputImage]) -> Iterable[Entry]:
+        """Yields the entries of images that are done with these settings; ids count from 1."""
+        for image_id, image in enumerate(images, 1):
+            record = self.read(image)
+            if record is not None and record.settings == self.settings:
+                yield image_id, image, record
+
+    def is_complete(self, image: InputImage, save: Iterable[str]) -> bool:
+        """Whether an image, as it is now, was done with these settings and outputs."""
+        record = self.read(image)
         return (
-            _is_unchanged(picture, record)
-            and set(save) <= set(record["save"])
-            and all((self.folder / on_disk(name)).is_file() for name in record["files"])
+            record is not None
+            and record.settings == self.settings
+            and _is_unchanged(image, record)
+            and set(save) <= set(record.save)
+            and all((self.folder / on_disk(name)).is_file() for name in record.files)
         )
 
-    def forget_changed(self, pictures):
-        """Discards the results of images that are no longer what they were, so that they aren't
-        taken for theirs if this run ends before it gets there."""
-        for picture in pictures:
-            record = self.read(picture)
-            if record is not None and not _is_unchanged(picture, record):
-                self.discard(picture)
+    def discard_changed(self, images: Iterable[InputImage]) -> None:
+        """Removes the results of images whose files have changed since.
 
-    def discard(self, picture):
+        Otherwise a run that ends before it reaches them would list the old results.
+        """
+        for image in images:
+            record = self.read(image)
+            if record is not None and not _is_unchanged(image, record):
+                self.discard(image)
+
+    def discard(self, image: InputImage) -> None:
         """Removes what an earlier run wrote for an image, its record first."""
-        record = self.read(picture)
-        with suppress(OSError, ValueError):  # ValueError: no file can be called so
-            self.path(picture).unlink()
-        names = {f"{picture.output}.{ending}" for ending in ("png", "jpg")}
-        names |= {on_disk(name) for name in (record or {"files": []})["files"]}
-        for name in names:
-            with suppress(OSError, ValueError):
-                (self.folder / name).unlink()
+        record = self.read(image)
+        names = {f"{image.output}.{ending}" for ending in FORMATS}
+        names |= {on_disk(name) for name in record.files} if record else set()
+        for path in (self.path(image), *(self.folder / name for name in names)):
+            with suppress(OSError, ValueError):  # ValueError: no file can have this name
+                path.unlink()
 
-    def forget_tables(self, pictures):
-        """Removes the tables of an earlier run, which no longer tell what lies in the folder,
-        and what a run that was cut off left half written."""
+    def remove_tables(self, images: Iterable[InputImage]) -> None:
+        """Removes the tables of an earlier run and half-written files of one that was cut off."""
         for name in TABLES:
             with suppress(OSError):
                 (self.folder / name).unlink()
-        parents = {Path(p.output).parent for p in pictures}
+        parents = {Path(image.output).parent for image in images}
         for folder in [self.folder / kind / p for kind in ("", *RESERVED) for p in parents]:
             for path in folder.iterdir() if folder.is_dir() else ():
                 if _LEFTOVER.fullmatch(path.name):
@@ -140,8 +180,8 @@ class Records:
                         path.unlink()
 
 
-def _is_unchanged(picture, record):
+def _is_unchanged(image: InputImage, record: Record) -> bool:
     try:
-        return record["source"] == source_state(picture.path)
+        return record.source == source_state(image.path)
     except (OSError, ValueError):
         return False

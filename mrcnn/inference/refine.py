@@ -2,10 +2,11 @@
 
 import os
 import threading
+from typing import Any
 
 import numpy as np
 
-# Where the network is surer than this, its word stands; in between the image decides.
+# Above this probability, or below 1 minus it, the network decides; in between the image does.
 SURE = 0.8
 SMALLEST = 8  # pixels; below, a box holds too little to learn colours from
 # Pixels of a side; larger boxes are cut at this size. Full size is slower and no better.
@@ -14,11 +15,11 @@ LARGEST = 384
 _TURNS = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))
 
 
-def load_opencv():
-    """OpenCV, which `--refine` needs and nothing else of the detector.
+def load_opencv() -> Any:
+    """OpenCV; of the detector only `--refine` needs it.
 
     Raises:
-        ImportError: if it isn't there or can't be loaded, with what to do.
+        ImportError: if it can't be imported, with what to do.
     """
     try:
         import cv2
@@ -30,7 +31,7 @@ def load_opencv():
     return cv2
 
 
-def refine_mask(image, probabilities):
+def refine_mask(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """A garment's mask, its edge moved to where the colours change.
 
     Args:
@@ -41,15 +42,15 @@ def refine_mask(image, probabilities):
         [h, w] bool; probabilities >= 0.5 where there is nothing to learn colours from.
     """
     cv2 = load_opencv()
-    plain = probabilities >= 0.5
+    plain: np.ndarray = probabilities >= 0.5
     scale = min(1.0, LARGEST / max(1, *plain.shape))
     if min(plain.shape) < SMALLEST:
         return plain
-    picture = np.ascontiguousarray(image[..., ::-1])  # OpenCV's order
+    pixels = np.ascontiguousarray(image[..., ::-1])  # OpenCV's order
     values = np.ascontiguousarray(probabilities, np.float32)
     if scale < 1:
         size = (round(plain.shape[1] * scale), round(plain.shape[0] * scale))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         values = cv2.resize(values, size)
     guess = np.where(values >= 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     guess[values < 1 - SURE], guess[values > SURE] = cv2.GC_BGD, cv2.GC_FGD
@@ -59,7 +60,7 @@ def refine_mask(image, probabilities):
     models = np.zeros((1, 65)), np.zeros((1, 65))
     with _TURNS:
         cv2.setRNGSeed(0)  # of this thread; its clustering starts at random
-        cv2.grabCut(picture, guess, None, *models, 1, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(pixels, guess, None, *models, 1, cv2.GC_INIT_WITH_MASK)
     cut = (guess % 2).astype(np.float32)
     if scale < 1:
         cut = cv2.resize(cut, (plain.shape[1], plain.shape[0]))

@@ -1,106 +1,111 @@
 """The files that cover a whole run: results.json, images.json, results.csv and failures.csv.
 
-They are written row by row, so that a run of any length needs no more memory for them.
+They are written row by row, so a run of any length needs no more memory for them.
 """
 
 import csv
 import io
-from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import orjson
 
 from mrcnn.core.files import replacing, write_atomically
+from mrcnn.inference.listing import writable
+from mrcnn.inference.records import Entry
 
 COLUMNS = (
     *("file", "image_id", "class_id", "class", "score", "x", "y", "width", "height"),
     *("area_pixels", "area_percent", "color"),
 )
-_COCO = ("category_id", "bbox", "score", "segmentation")
+# Adds an image to a file that is being written.
+AddEntry = Callable[[Entry], None]
 
 
-def writable(text):
-    """Text without the stand-ins for bytes that aren't UTF-8, which file names may hold."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def write_tables(folder, entries, class_names, save):
-    """Makes the tables of the images that were done.
+@contextmanager
+def json_array(
+    path: Path,
+    head: bytes = b"[",
+    tail: bytes = b"]",
+    encode: Callable[[Any], bytes] = orjson.dumps,
+) -> Iterator[Callable[[Any], None]]:
+    """Writes a JSON file item by item; it appears under its name once it is complete.
 
     Args:
-        folder: Path.
-        entries: iterable of (image_id, `listing.Picture`, record), see `records`.
-        class_names: by class id, background first.
-        save: kinds of output: "json" gives results.json and images.json, "csv" results.csv.
+        head, tail: what surrounds the items.
 
-    Returns:
-        number of images, and a Counter of garments by class id.
+    Yields:
+        the function that adds an item.
     """
-    counts: Counter[int] = Counter()
-    pictures = 0
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(head)
+        separator = b""
+
+        def add(item: Any) -> None:
+            nonlocal separator
+            file.write(separator + encode(item))
+            separator = b",\n"
+
+        yield add
+        file.write(tail)
+
+
+@contextmanager
+def coco_files(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
+    """results.json in COCO's results format, and images.json, the images and classes it names."""
     categories = [{"id": i, "name": name} for i, name in enumerate(class_names) if i]
     head = b'{"info":{"description":"pictures of results.json"},"images":['
     tail = b'],"annotations":[],"categories":' + orjson.dumps(categories) + b"}"
-    with ExitStack() as stack:
-        results = images = table = None
-        if "json" in save:
-            results = stack.enter_context(JsonArray(folder / "results.json", b"[", b"]"))
-            images = stack.enter_context(JsonArray(folder / "images.json", head, tail))
-        if "csv" in save:
-            path = stack.enter_context(replacing(folder / "results.csv"))
-            # Opened later than the renaming is planned, so closed before it takes place.
-            file = stack.enter_context(open(path, "w", encoding="utf-8", newline=""))
-            table = csv.writer(file)
-            table.writerow(COLUMNS)
-        for image_id, picture, record in entries:
-            pictures += 1
-            counts.update(row["category_id"] for row in record["instances"])
-            name, width, height = writable(picture.name), record["width"], record["height"]
-            if images and results:
-                row = {"id": image_id, "file_name": name, "width": width, "height": height}
-                images.add(row)
-                for row in record["instances"]:
-                    results.add({"image_id": image_id, **{k: row[k] for k in _COCO}})
-            if table:
-                for row in record["instances"]:
-                    cells = _cells(row, width * height, class_names)
-                    table.writerow([name, image_id, *cells])
-    return pictures, counts
+    with (
+        json_array(folder / "results.json") as add_result,
+        json_array(folder / "images.json", head, tail) as add_image,
+    ):
+
+        def add(entry: Entry) -> None:
+            image_id, image, record = entry
+            size = {"width": record.width, "height": record.height}
+            add_image({"id": image_id, "file_name": writable(image.name), **size})
+            for instance in record.instances:
+                row = {
+                    "image_id": image_id,
+                    "category_id": instance.category_id,
+                    "bbox": instance.bbox,
+                    "score": instance.score,
+                    "segmentation": instance.segmentation,
+                }
+                add_result(row)
+
+        yield add
 
 
-def _cells(row, pixels, class_names):
-    class_id, percent = row["category_id"], 100 * row["area"] / pixels
-    box = [round(v) for v in row["bbox"]]
-    name, score = class_names[class_id], f"{row['score']:.4f}"
-    return [class_id, name, score, *box, row["area"], f"{percent:.3f}", row["color"]]
+@contextmanager
+def csv_table(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
+    """results.csv: a line for each garment."""
+    with (
+        replacing(folder / "results.csv") as path,
+        open(path, "w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+
+        def add(entry: Entry) -> None:
+            image_id, image, record = entry
+            for found in record.instances:
+                class_id, percent = found.category_id, 100 * found.area / record.pixels
+                table.writerow(
+                    [
+                        *(writable(image.name), image_id, class_id, class_names[class_id]),
+                        *(f"{found.score:.4f}", *(round(v) for v in found.bbox)),
+                        *(found.area, f"{percent:.3f}", found.color),
+                    ]
+                )
+
+        yield add
 
 
-class JsonArray:
-    """A JSON file written item by item, which takes its name when it is complete."""
-
-    def __init__(self, path, head, tail):
-        self._path, self._head, self._tail = path, head, tail
-
-    def __enter__(self):
-        self._stack = ExitStack()
-        self._file = self._stack.enter_context(
-            open(self._stack.enter_context(replacing(self._path)), "wb")
-        )
-        self._file.write(self._head)
-        self._is_first = True
-        return self
-
-    def add(self, item):
-        self._file.write((b"" if self._is_first else b",\n") + orjson.dumps(item))
-        self._is_first = False
-
-    def __exit__(self, *error):
-        if error[0] is None:
-            self._file.write(self._tail)
-        return self._stack.__exit__(*error)
-
-
-def write_failures(folder, rows):
+def write_failures(folder: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Writes failures.csv: (file, reason) rows, sorted; the header alone if there are none."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows([("file", "reason"), *sorted(rows)])

@@ -1,22 +1,27 @@
-"""Videos and webcams: frames in, an overlay video and its results out, one frame after the other.
+"""Videos and webcams: frames in, an overlay video and its results out, frame by frame.
 
 PyAV does the decoding and encoding (pip install av); nothing else here needs it.
 """
 
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from mrcnn.core.files import replacing
-from mrcnn.inference.tables import JsonArray
-from mrcnn.render.drawing import draw_labels, draw_shapes
+from mrcnn.inference.listing import Source
+from mrcnn.inference.results import Result
+from mrcnn.inference.tables import json_array
+from mrcnn.inference.writers import Outputs, draw_result, label_result
 
-# What FFmpeg calls the cameras of each system, and where number N is.
+# FFmpeg's name of each system's cameras, and the address of number N.
 _CAMERAS = {
     "linux": ("v4l2", "/dev/video{}"),
     "darwin": ("avfoundation", "{}"),
@@ -25,7 +30,14 @@ _CAMERAS = {
 CAMERA_RATE = 30  # frames a second, where a camera doesn't tell
 
 
-def load_av():
+class StreamDetector(Protocol):
+    """What `run_video` needs of a detector, such as `mrcnn.predictor.Predictor`."""
+
+    def stream(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
+        """Yields the result of each image."""
+
+
+def load_av() -> Any:
     """PyAV.
 
     Raises:
@@ -38,18 +50,21 @@ def load_av():
     return av
 
 
-def run_video(predictor, source, output_folder, outputs, progress=True):
+def run_video(
+    predictor: StreamDetector,
+    source: Source,
+    output_folder: Source,
+    outputs: Outputs,
+    progress: bool = True,
+) -> int:
     """Detects in each frame of a video or webcam, until its end or Ctrl-C.
 
     Into `output_folder`: <name>.mp4, the frames with their garments drawn in, without sound
-    ("overlay" in outputs.save); <name>.json, COCO's results form with the number of the frame,
+    ("overlay" in outputs.save); <name>.json, COCO's results format with the number of the frame,
     from 1, as image_id ("json"). A webcam's are called camera<number>.
 
     Args:
-        predictor: see `mrcnn.inference.pipeline`.
-        source: str, a file or the number of a webcam.
-        output_folder: str or PathLike.
-        outputs: `writers.Outputs`.
+        source: a file or the number of a webcam.
         progress: whether to show a progress bar and print where the results lie.
 
     Returns:
@@ -62,6 +77,7 @@ def run_video(predictor, source, output_folder, outputs, progress=True):
     av, folder = load_av(), Path(output_folder)
     if not {"overlay", "json"} & set(outputs.save):
         raise ValueError("a video gives overlay and json only; save one of them or both")
+    frames = 0
     with ExitStack() as stack:
         container, name = _open(av, str(source))
         stack.enter_context(container)
@@ -69,35 +85,34 @@ def run_video(predictor, source, output_folder, outputs, progress=True):
             raise ValueError(f"{source} holds no video; pass a video file or a webcam's number")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        rate = stream.average_rate or stream.guessed_rate or Fraction(CAMERA_RATE)
         folder.mkdir(parents=True, exist_ok=True)
-        writer = rows = None
+        add_frame = add_row = None
         if "overlay" in outputs.save:
             path = folder / f"{name}.mp4"
             if path.exists() and os.path.exists(source) and path.samefile(source):
                 raise ValueError(
                     f"the overlay would replace {source}; choose another output folder"
                 )
-            writer = stack.enter_context(_Writer(av, path, Fraction(rate)))
+            rate = Fraction(stream.average_rate or stream.guessed_rate or CAMERA_RATE)
+            add_frame = stack.enter_context(_video_file(av, path, rate))
         if "json" in outputs.save:
-            rows = stack.enter_context(JsonArray(folder / f"{name}.json", b"[", b"]"))
-        bar = tqdm(total=stream.frames or None, unit="frame", disable=not progress)
-        frames = 0
+            add_row = stack.enter_context(json_array(folder / f"{name}.json"))
+        bar = stack.enter_context(
+            tqdm(total=stream.frames or None, unit="frame", disable=not progress)
+        )
         try:
-            for result in predictor.stream(_frames(container, stream)):
+            for result in predictor.stream(_frames(av, container, stream)):
                 frames += 1
-                if writer:
-                    drawn = draw_shapes(result)
-                    draw_labels(drawn, result, outputs.legend)
-                    writer.add(drawn)
-                if rows:
+                if add_frame:
+                    drawn = draw_result(result)
+                    label_result(drawn, result, outputs.legend)
+                    add_frame(drawn)
+                if add_row:
                     for row in result.to_coco(frames):
-                        rows.add(row)
+                        add_row(row)
                 bar.update()
         except KeyboardInterrupt:
             pass  # the way to end a webcam; what was recorded is kept
-        finally:
-            bar.close()
         if not frames:
             raise ValueError(f"{source} gave no frame; pass a sound video file")
     if progress:
@@ -105,7 +120,7 @@ def run_video(predictor, source, output_folder, outputs, progress=True):
     return frames
 
 
-def _open(av, source):
+def _open(av: Any, source: str) -> tuple[Any, str]:
     """The opened video and the name of its results."""
     try:
         if source.isdigit():
@@ -120,46 +135,37 @@ def _open(av, source):
         ) from error
 
 
-def _frames(container, stream):
-    """Yields frames [H, W, 3] uint8, upright; a damaged end is the end."""
-    av = load_av()
+def _frames(av: Any, container: Any, stream: Any) -> Iterator[np.ndarray]:
+    """Yields frames [H, W, 3] uint8, upright; stops where the video is damaged."""
     try:
         for frame in container.decode(stream):
             image = frame.to_ndarray(format="rgb24")
             turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
             yield image if not turns else np.ascontiguousarray(np.rot90(image, turns))
     except av.FFmpegError as error:
-        print(f"the video breaks off: {error}", file=sys.stderr)
+        print(f"the video is damaged from here on: {error}", file=sys.stderr)
 
 
-class _Writer:
-    """An H.264 video that takes its name when it is complete; its size is the first frame's."""
+@contextmanager
+def _video_file(av: Any, path: Path, rate: Fraction) -> Iterator[Callable[[Image.Image], None]]:
+    """Writes an H.264 video of the first frame's size; it appears once it is complete.
 
-    def __init__(self, av, path, rate):
-        self._av, self._path, self._rate = av, path, rate
-        self._stream = None
+    Yields:
+        the function that adds a frame.
+    """
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = None
 
-    def __enter__(self):
-        self._stack = ExitStack()
-        temporary = self._stack.enter_context(replacing(self._path))
-        self._container = self._stack.enter_context(
-            self._av.open(str(temporary), "w", format="mp4")
-        )
-        return self
-
-    def add(self, picture):
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=self._rate)
+        def add(image: Image.Image) -> None:
+            nonlocal stream
             # Players want even sides: an odd last row or column is left out.
-            self._stream.width, self._stream.height = (side - side % 2 for side in picture.size)
-            self._stream.pix_fmt = "yuv420p"
-        size = (self._stream.width, self._stream.height)
-        picture = picture.crop((0, 0, *size))
-        for packet in self._stream.encode(self._av.VideoFrame.from_image(picture)):
-            self._container.mux(packet)
+            if stream is None:
+                stream = container.add_stream("libx264", rate=rate)
+                stream.width, stream.height = (side - side % 2 for side in image.size)
+                stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_image(image.crop((0, 0, stream.width, stream.height)))
+            container.mux(stream.encode(frame))
 
-    def __exit__(self, *error):
-        if self._stream is not None and error[0] is None:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-        return self._stack.__exit__(*error)
+        yield add
+        if stream is not None:
+            container.mux(stream.encode())

@@ -5,12 +5,15 @@ and 32; P2..P6 the pyramid's at strides 4, 8, 16, 32 and 64. Layer names are mat
 MobileNetV2, those of keras.applications), so that weights files go from one to the other.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import KerasTensor
 from keras import layers as KL
 
-from mrcnn.network.layers import BatchNorm, Conv2D, DepthwiseConv2D, Upsample2x, policy_for
+from mrcnn.config import Config
+from mrcnn.network.layers import BatchNorm, Conv2D, ConvBn, DepthwiseConv2D, Upsample2x, policy_for
 
 # Where MobileNetV2's graph is tapped for C1..C5.
 MOBILENET_TAPS = (
@@ -32,27 +35,29 @@ _MOBILENET_STAGES = {
 }
 
 
-def stage_patterns(backbone):
-    """matterport's short names for groups of layers.
+def stage_patterns(backbone: str | Callable[..., Any]) -> dict[str, str]:
+    """matterport's short names for groups of layers -> regular expressions of layer names.
 
-    Args:
-        backbone: "resnet50", "resnet101", "mobilenet_v2" or a callable.
-
-    Returns:
-        dict "heads" | "3+" | "4+" | "5+" | "all" -> regular expression of layer names.
+    backbone is as `Config.BACKBONE`; the groups are "heads", "3+", "4+", "5+" and "all".
     """
     stages = _MOBILENET_STAGES if backbone == "mobilenet_v2" else _RESNET_STAGES
     groups = {f"{n}+": f"{stages[n]}|{HEADS}" for n in (3, 4, 5)}
     return {"heads": HEADS, **groups, "all": ".*"}
 
 
-def resnet_graph(input_image, architecture, stage5=True, train_bn=True, dtype="float32"):
+def resnet_graph(
+    input_image: KerasTensor,
+    architecture: str,
+    stage5: bool = False,
+    train_bn: bool | None = True,
+    dtype: str = "float32",
+) -> list[KerasTensor]:
     """ResNet-50 or -101, version 1: the stride sits in the first 1x1 of a stage.
 
     Source: He et al., Deep Residual Learning (arXiv:1512.03385), table 1.
 
     Args:
-        input_image: keras tensor [B, H, W, C], mean subtracted; H and W multiples of 64.
+        input_image: [B, H, W, C], mean subtracted; H and W multiples of 64.
         architecture: "resnet50" or "resnet101".
         stage5: whether to build C5.
         train_bn: as of `layers.BatchNorm`.
@@ -60,101 +65,94 @@ def resnet_graph(input_image, architecture, stage5=True, train_bn=True, dtype="f
 
     Returns:
         [C1, C2, C3, C4, C5], with 64, 256, 512, 1024 and 2048 channels; C5 None without stage5.
-
-    Raises:
-        ValueError: for another architecture.
     """
     if architecture not in RESNET_BLOCKS:
         raise ValueError(f"got architecture {architecture!r}; use 'resnet50' or 'resnet101'")
-    build = _Builder(train_bn, policy_for(dtype))
-    x = KL.ZeroPadding2D((3, 3), dtype=build.policy)(input_image)
-    x = build.conv_bn(x, 64, 7, "conv1", "bn_conv1", strides=2, relu=True)
-    maps = [KL.MaxPooling2D(3, strides=2, padding="same", dtype=build.policy)(x)]
+    conv_bn = ConvBn(train_bn, dtype)
+    x = KL.ZeroPadding2D((3, 3), dtype=conv_bn.policy)(input_image)
+    x = conv_bn(x, 64, 7, ("conv1", "bn_conv1"), strides=2)
+    maps = [KL.MaxPooling2D(3, strides=2, padding="same", dtype=conv_bn.policy)(x)]
     x = maps[0]
     stages = [(2, 64, 2), (3, 128, 3), (4, 256, RESNET_BLOCKS[architecture]), (5, 512, 2)]
     for stage, width, repeats in stages[: 4 if stage5 else 3]:
         filters = (width, width, 4 * width)
-        x = build.residual_block(x, stage, "a", filters, strides=1 if stage == 2 else 2)
+        x = _residual_block(conv_bn, x, filters, stage, "a", strides=1 if stage == 2 else 2)
         for i in range(repeats):
-            x = build.residual_block(x, stage, chr(ord("b") + i), filters, strides=None)
+            x = _residual_block(conv_bn, x, filters, stage, chr(ord("b") + i))
         maps.append(x)
     return maps if stage5 else [*maps, None]
 
 
-class _Builder:
-    """Makes ResNet's pieces with one setting of batch norm and precision."""
+def _residual_block(
+    conv_bn: ConvBn,
+    x: KerasTensor,
+    filters: Sequence[int],
+    stage: int,
+    block: str,
+    strides: Any = None,
+    size: int = 3,
+) -> KerasTensor:
+    """Bottleneck 1x1, size x size, 1x1; strides=None keeps the input as the shortcut."""
+    name = f"{stage}{block}_branch"
 
-    def __init__(self, train_bn, policy, use_bias=True):
-        self.train_bn, self.policy, self.use_bias = train_bn, policy, use_bias
+    def names(branch: str) -> tuple[str, str]:
+        return f"res{name}{branch}", f"bn{name}{branch}"
 
-    def conv_bn(self, x, filters, size, conv, bn, strides=1, padding="valid", relu=False):
-        options = {"strides": strides, "padding": padding, "dtype": self.policy}
-        options["use_bias"] = self.use_bias
-        x = Conv2D(filters, size, name=conv, **options)(x)
-        x = BatchNorm(train_bn=self.train_bn, name=bn, dtype=self.policy)(x)
-        return KL.Activation("relu", dtype=self.policy)(x) if relu else x
-
-    def residual_block(self, x, stage, block, filters, strides, size=3):
-        """Bottleneck 1x1, size x size, 1x1; strides=None keeps the input as the shortcut."""
-        conv, bn = f"res{stage}{block}_branch", f"bn{stage}{block}_branch"
-        y = self.conv_bn(x, filters[0], 1, conv + "2a", bn + "2a", strides or 1, relu=True)
-        y = self.conv_bn(y, filters[1], size, conv + "2b", bn + "2b", padding="same", relu=True)
-        y = self.conv_bn(y, filters[2], 1, conv + "2c", bn + "2c")
-        if strides:
-            x = self.conv_bn(x, filters[2], 1, conv + "1", bn + "1", strides)
-        y = KL.Add(dtype=self.policy)([y, x])
-        return KL.Activation("relu", name=f"res{stage}{block}_out", dtype=self.policy)(y)
+    y = conv_bn(x, filters[0], 1, names("2a"), strides=strides or 1)
+    y = conv_bn(y, filters[1], size, names("2b"), padding="same")
+    y = conv_bn(y, filters[2], 1, names("2c"), relu=False)
+    if strides:
+        x = conv_bn(x, filters[2], 1, names("1"), relu=False, strides=strides)
+    y = KL.Add(dtype=conv_bn.policy)([y, x])
+    return KL.Activation("relu", name=f"res{stage}{block}_out", dtype=conv_bn.policy)(y)
 
 
 def identity_block(
-    input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True, dtype="float32"
-):
+    input_tensor: KerasTensor,
+    kernel_size: int,
+    filters: Sequence[int],
+    stage: int,
+    block: str,
+    use_bias: bool = True,
+    train_bn: bool | None = True,
+    dtype: str = "float32",
+) -> KerasTensor:
     """A residual block whose shortcut is its input, for backbones of one's own.
 
-    Args:
-        input_tensor: keras tensor [B, H, W, filters[2]].
-        kernel_size: of the middle convolution.
-        filters: of the three convolutions.
-        stage, block: int and letter, for the layers' names: 4, "b" gives res4b_branch2a, ...
-        use_bias: of the convolutions.
-        train_bn, dtype: as of `resnet_graph`.
-
-    Returns:
-        keras tensor [B, H, W, filters[2]].
+    kernel_size is the middle one of the three convolutions. stage and block make the layers'
+    names: 4, "b" gives res4b_branch2a, ...
     """
-    build = _Builder(train_bn, policy_for(dtype), use_bias)
-    return build.residual_block(input_tensor, stage, block, filters, None, kernel_size)
+    conv_bn = ConvBn(train_bn, dtype, use_bias)
+    return _residual_block(conv_bn, input_tensor, filters, stage, block, None, kernel_size)
 
 
 def conv_block(
-    input_tensor,
-    kernel_size,
-    filters,
-    stage,
-    block,
-    strides=(2, 2),
-    use_bias=True,
-    train_bn=True,
-    dtype="float32",
-):
+    input_tensor: KerasTensor,
+    kernel_size: int,
+    filters: Sequence[int],
+    stage: int,
+    block: str,
+    strides: Any = (2, 2),
+    use_bias: bool = True,
+    train_bn: bool | None = True,
+    dtype: str = "float32",
+) -> KerasTensor:
     """As `identity_block`, with a convolution as shortcut: input and output may differ in size.
 
-    Args:
-        strides: of the first convolution and the shortcut.
+    The strides are those of the first convolution and of the shortcut.
     """
-    build = _Builder(train_bn, policy_for(dtype), use_bias)
-    return build.residual_block(input_tensor, stage, block, filters, strides, kernel_size)
+    conv_bn = ConvBn(train_bn, dtype, use_bias)
+    return _residual_block(conv_bn, input_tensor, filters, stage, block, strides, kernel_size)
 
 
-def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):
+def mobilenet_v2_graph(
+    input_image: KerasTensor, train_bn: bool | None = False, dtype: str = "float32"
+) -> list[KerasTensor]:
     """MobileNetV2 (arXiv:1801.04381), alpha 1, on images of which 127.5 was subtracted.
 
     The graph and its layer names are keras.applications' own; its convolutions and batch norms
-    are exchanged for those of `mrcnn.network.layers`, which have the same weights.
-
-    Args:
-        input_image: keras tensor [B, H, W, 3]; H and W multiples of 64.
-        train_bn, dtype: as of `resnet_graph`.
+    are exchanged for those of `mrcnn.network.layers`, which have the same weights. Arguments as
+    of `resnet_graph`.
 
     Returns:
         [C1, C2, C3, C4, C5], with 32, 144, 192, 576 and 1280 channels.
@@ -166,7 +164,7 @@ def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):
         KL.BatchNormalization: BatchNorm,
     }
 
-    def swap(layer):
+    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = {**layer.get_config(), "dtype": policy}
         kind = swaps.get(type(layer), type(layer))
         if kind is BatchNorm:
@@ -175,15 +173,13 @@ def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):
             config["padding"] = "same"
         return kind.from_config(config)
 
-    source = keras.applications.MobileNetV2(
-        input_shape=(None, None, 3), include_top=False, weights=None
-    )
+    source = keras_mobilenet_v2()
     first, *others = source.layers
     made = {id(first.output): KL.Rescaling(1 / 127.5, dtype=policy)(input_image)}
     for layer in others:
         if isinstance(layer, KL.ZeroPadding2D):
             # A row below and a column on the right, which is what "same" adds to maps of even
-            # sides at stride 2: without a copy of the largest maps of all.
+            # sides at stride 2: this saves a copy of the largest maps.
             made[id(layer.output)] = made[id(layer.input)]
             continue
         inputs = [made[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
@@ -191,14 +187,15 @@ def mobilenet_v2_graph(input_image, train_bn=False, dtype="float32"):
     return [made[id(source.get_layer(name).output)] for name in MOBILENET_TAPS]
 
 
-def build_backbone(input_image, config, dtype):
-    """C1..C5 of the backbone that a `Config` names.
+def keras_mobilenet_v2() -> keras.Model:
+    """MobileNetV2 of keras.applications, without its top and with random weights."""
+    return keras.applications.MobileNetV2(
+        input_shape=(None, None, 3), include_top=False, weights=None
+    )
 
-    Args:
-        input_image: keras tensor [B, H, W, C].
-        config: `Config`; reads BACKBONE and TRAIN_BN.
-        dtype: compute dtype.
-    """
+
+def build_backbone(input_image: KerasTensor, config: Config, dtype: str) -> list[KerasTensor]:
+    """C1..C5 of the backbone that `Config.BACKBONE` names, for an image [B, H, W, C]."""
     if callable(config.BACKBONE):
         return config.BACKBONE(input_image, stage5=True, train_bn=config.TRAIN_BN)
     if config.BACKBONE == "mobilenet_v2":
@@ -206,18 +203,13 @@ def build_backbone(input_image, config, dtype):
     return resnet_graph(input_image, config.BACKBONE, True, config.TRAIN_BN, dtype)
 
 
-def fpn_graph(c_maps, channels, dtype="float32"):
-    """Feature pyramid: top-down sums of 1x1 laterals, each smoothed by a 3x3.
+def fpn_graph(
+    c_maps: Sequence[KerasTensor], channels: int, dtype: str = "float32"
+) -> list[KerasTensor]:
+    """Feature pyramid [P2, P3, P4, P5, P6] of [C2, C3, C4, C5], all of `channels` channels.
 
-    Source: Lin et al., Feature Pyramid Networks (arXiv:1612.03144), section 3. P6 is P5
-    subsampled (its section 4.1, footnote 2).
-
-    Args:
-        c_maps: [C2, C3, C4, C5].
-        channels: int, of every pyramid level.
-
-    Returns:
-        [P2, P3, P4, P5, P6].
+    Top-down sums of 1x1 laterals, each smoothed by a 3x3; P6 is P5 subsampled. Source: Lin et
+    al., Feature Pyramid Networks (arXiv:1612.03144), section 3, and footnote 2 of section 4.1.
     """
     policy = policy_for(dtype)
     top_down, merged = None, {}

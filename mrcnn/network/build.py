@@ -4,14 +4,18 @@ They share their layers' names and weights, not the objects. Shapes: B batch, A 
 G = MAX_GT_INSTANCES, T = TRAIN_ROIS_PER_IMAGE, D = DETECTION_MAX_INSTANCES, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import KerasTensor
 from keras import layers as KL
 
-from mrcnn.core import boxes as np_boxes
+from mrcnn.config import Config
+from mrcnn.core.boxes import norm_boxes, pyramid_anchors
+from mrcnn.core.files import PathLike
 from mrcnn.network import weights
 from mrcnn.network.backbone import build_backbone, fpn_graph
 from mrcnn.network.heads import (
@@ -22,7 +26,7 @@ from mrcnn.network.heads import (
     mrcnn_class_loss_graph,
     mrcnn_mask_loss_graph,
 )
-from mrcnn.network.layers import fold_batch_norms, resolve_dtype
+from mrcnn.network.layers import Layer, Shape, fold_batch_norms, resolve_dtype
 from mrcnn.network.roi import DetectionTargetLayer, max_positive_rois
 from mrcnn.network.rpn import (
     ProposalLayer,
@@ -32,36 +36,43 @@ from mrcnn.network.rpn import (
 )
 from mrcnn.network.tensor_ops import norm_boxes_graph, parse_image_meta_graph
 
+Tensors = Sequence[KerasTensor]
+
 
 class Network(keras.Model):
-    """A functional model that reads and writes weights in matterport's HDF5 layout."""
+    """A functional model that reads and writes weights in matterport's HDF5 layout.
 
-    def save_weights(self, filepath, overwrite=True, **attributes):
+    Attributes:
+        filled: names of the layers that `load_weights` has filled.
+    """
+
+    filled: frozenset[str] = frozenset()
+
+    def save_weights(self, filepath: PathLike, overwrite: bool = True, **attributes: Any) -> None:
         """Writes all weights; see `weights.save`."""
         weights.save(self, filepath, overwrite=overwrite, **attributes)
 
-    def load_weights(self, filepath, by_name=False, exclude=(), **_):
-        """Reads weights; see `weights.load`. `filled` has the names of layers that got some."""
+    def load_weights(
+        self, filepath: PathLike, by_name: bool = False, exclude: Iterable[str] = (), **_: Any
+    ) -> weights.LoadReport:
+        """Reads weights; see `weights.load`."""
         report = weights.load(self, filepath, by_name=by_name, exclude=exclude)
-        self.filled = getattr(self, "filled", frozenset()) | frozenset(report.loaded)
+        self.filled |= frozenset(report.loaded)
         return report
 
 
-class NormBoxes(KL.Layer):
-    """Boxes [B, N, 4] in pixels of the molded image -> normalised.
+class NormBoxes(Layer):
+    """Boxes [B, N, 4] of any numeric dtype, in pixels of an image [B, H, W, c] -> normalised."""
 
-    Inputs: boxes of any numeric dtype, the image [B, H, W, channels].
-    """
-
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         boxes, image = inputs
         return norm_boxes_graph(boxes, tf.shape(image)[1:3])
 
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs[0].shape, dtype="float32")
+    def compute_output_spec(self, inputs: Tensors) -> KerasTensor:
+        return KerasTensor(inputs[0].shape, dtype="float32")
 
 
-class AnchorGrid(KL.Layer):
+class Anchors(Layer):
     """The anchors of an image [B, H, W, channels]: [1, A, (y1, x1, y2, x2)] normalised.
 
     Args:
@@ -69,62 +80,55 @@ class AnchorGrid(KL.Layer):
         shapes: f(image_shape) -> [levels, (height, width)], for backbones of one's own.
     """
 
-    def __init__(self, scales, ratios, strides, anchor_stride, shapes=None, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+    fields = ("scales", "ratios", "strides", "anchor_stride", "shapes")
+
+    def __init__(
+        self,
+        scales: Sequence[float],
+        ratios: Sequence[float],
+        strides: Sequence[int],
+        anchor_stride: int,
+        shapes: Callable[[Sequence[int]], np.ndarray] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
         self.scales, self.ratios = [float(s) for s in scales], [float(r) for r in ratios]
         self.strides, self.anchor_stride = [int(s) for s in strides], int(anchor_stride)
         self.shapes = shapes
 
-    def call(self, image):
+    def call(self, image: tf.Tensor) -> tf.Tensor:
         side = tuple(image.shape[1:3])
         if None in side:
             raise ValueError(
                 "the training model got images of unknown size; trace it for a fixed shape"
             )
-        shapes = self.shapes(side) if self.shapes else np_boxes.backbone_shapes(side, self.strides)
-        anchors = np_boxes.generate_pyramid_anchors(
-            self.scales, self.ratios, shapes, self.strides, self.anchor_stride
-        )
-        return tf.constant(np_boxes.norm_boxes(anchors, side)[None], tf.float32)
+        grid = self.scales, self.ratios, self.strides, self.anchor_stride
+        shapes = self.shapes(side) if self.shapes else None
+        anchors = pyramid_anchors(side, *grid, shapes=shapes)
+        return tf.constant(norm_boxes(anchors, side)[None], tf.float32)
 
-    def compute_output_spec(self, image):
-        return keras.KerasTensor((1, None, 4), dtype="float32")
-
-    def get_config(self):
-        names = ("scales", "ratios", "strides", "anchor_stride", "shapes")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+    def compute_output_spec(self, image: KerasTensor) -> KerasTensor:
+        return KerasTensor((1, None, 4), dtype="float32")
 
 
-class ActiveClasses(KL.Layer):
-    """image_meta [B, M] -> active_class_ids [B, C]."""
-
-    def call(self, meta):
-        return parse_image_meta_graph(meta)["active_class_ids"]
-
-    def compute_output_shape(self, input_shape):
-        width = input_shape[1]
-        return (input_shape[0], None if width is None else width - 12)
-
-
-class PadRois(KL.Layer):
+class PadRois(Layer):
     """[B, n, ...] -> [B, count, ...], zeros appended."""
 
-    def __init__(self, count, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
+    fields = ("count",)
+
+    def __init__(self, count: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.count = int(count)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         rest = [[0, 0]] * (inputs.shape.rank - 2)
         return tf.pad(inputs, [[0, 0], [0, self.count - inputs.shape[1]], *rest])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.count, *input_shape[2:])
 
-    def get_config(self):
-        return {**super().get_config(), "count": self.count}
 
-
-LOSSES: dict[str, Callable] = {
+LOSSES: dict[str, Callable[..., tf.Tensor]] = {
     "rpn_class_loss": rpn_class_loss_graph,
     "rpn_bbox_loss": lambda *args: rpn_bbox_loss_graph(None, *args),
     "mrcnn_class_loss": mrcnn_class_loss_graph,
@@ -133,29 +137,30 @@ LOSSES: dict[str, Callable] = {
 }
 
 
-class LossLayer(KL.Layer):
+class LossLayer(Layer):
     """One of the five losses as a layer; its inputs are the loss function's arguments.
 
     Args:
         loss: a key of `LOSSES`; also the layer's name.
-        options: dict of further arguments of the loss function.
+        options: further arguments of the loss function.
     """
 
-    def __init__(self, loss, options=None, **kwargs):
-        super().__init__(**{"name": loss, "dtype": "float32", **kwargs})
+    fields = ("loss", "options")
+
+    def __init__(self, loss: str, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**{"name": loss, **kwargs})
         self.loss, self.options = loss, dict(options or {})
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         return LOSSES[self.loss](*inputs, **self.options)
 
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor((), dtype="float32")
-
-    def get_config(self):
-        return {**super().get_config(), "loss": self.loss, "options": self.options}
+    def compute_output_spec(self, inputs: Tensors) -> KerasTensor:
+        return KerasTensor((), dtype="float32")
 
 
-def _pyramid_and_rpn(image, config, dtype):
+def _pyramid_and_rpn(
+    image: KerasTensor, config: Config, dtype: str
+) -> tuple[list[KerasTensor], list[KerasTensor]]:
     """P2..P5 for the heads, and the RPN's outputs over P2..P6, concatenated."""
     _, *c_maps = build_backbone(image, config, dtype)
     maps = fpn_graph(c_maps, config.TOP_DOWN_PYRAMID_SIZE, dtype)
@@ -175,34 +180,19 @@ def _pyramid_and_rpn(image, config, dtype):
     return maps[:4], outputs
 
 
-def _class_head(rois, maps, meta, config, dtype, dropout=0.0):
-    return fpn_classifier_graph(
-        rois,
-        maps,
-        meta,
-        config.POOL_SIZE,
-        config.NUM_CLASSES,
-        config.TRAIN_BN,
-        config.FPN_CLASSIF_FC_LAYERS_SIZE,
-        dtype,
-        dropout,
-    )
+def _class_head(config: Config, dtype: str) -> tuple[int, int, bool | None, int, str]:
+    """The arguments of `fpn_classifier_graph` from pool_size to dtype."""
+    width = config.FPN_CLASSIF_FC_LAYERS_SIZE
+    return config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, width, dtype
 
 
-def _mask_head(rois, maps, meta, config, dtype):
-    return build_fpn_mask_graph(
-        rois,
-        maps,
-        meta,
-        config.MASK_POOL_SIZE,
-        config.NUM_CLASSES,
-        config.TRAIN_BN,
-        config.MASK_CONV_CHANNELS,
-        dtype,
-    )
+def _mask_head(config: Config, dtype: str) -> tuple[Any, ...]:
+    """The arguments of `build_fpn_mask_graph` from pool_size to dtype."""
+    width = config.MASK_CONV_CHANNELS
+    return config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, width, dtype
 
 
-def build_inference_model(config):
+def build_inference_model(config: Config) -> Network:
     """The detector.
 
     Inputs: input_image [B, H, W, channels] molded, input_image_meta [B, M], input_anchors
@@ -210,9 +200,6 @@ def build_inference_model(config):
     Outputs: detections [B, D, (y1, x1, y2, x2, class id, score)], mrcnn_class [B, N, C],
     mrcnn_bbox [B, N, C, 4], mrcnn_mask [B, D, h, w, C], rpn_rois [B, N, 4],
     rpn_class [B, A, 2], rpn_bbox [B, A, 4].
-
-    Args:
-        config: `Config`.
     """
     dtype = resolve_dtype(config.COMPUTE_DTYPE)
     image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
@@ -222,14 +209,14 @@ def build_inference_model(config):
     rois = ProposalLayer(
         config.POST_NMS_ROIS_INFERENCE, config.RPN_NMS_THRESHOLD, config, name="ROI"
     )([rpn_class, rpn_bbox, anchors])
-    _, probs, deltas = _class_head(rois, maps, meta, config, dtype)
+    _, probs, deltas = fpn_classifier_graph(rois, maps, meta, *_class_head(config, dtype))
     detections = DetectionLayer(config, name="mrcnn_detection")([rois, probs, deltas, meta])
-    masks = _mask_head(detections[..., :4], maps, meta, config, dtype)
+    masks = build_fpn_mask_graph(detections[..., :4], maps, meta, *_mask_head(config, dtype))
     outputs = [detections, probs, deltas, masks, rois, rpn_class, rpn_bbox]
     return _finish([image, meta, anchors], outputs)
 
 
-def build_training_model(config):
+def build_training_model(config: Config) -> Network:
     """The model whose outputs end with the five losses.
 
     Inputs: input_image [B, H, W, channels] molded, input_image_meta [B, M], input_rpn_match
@@ -240,9 +227,6 @@ def build_training_model(config):
     mrcnn_mask, rpn_rois, output_rois, and the scalars rpn_class_loss, rpn_bbox_loss,
     mrcnn_class_loss, mrcnn_bbox_loss, mrcnn_mask_loss. mrcnn_mask is 0 for RoIs that can't be
     positive: masks are computed where the loss needs them.
-
-    Args:
-        config: `Config`.
     """
     dtype = resolve_dtype(config.COMPUTE_DTYPE)
     image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
@@ -256,12 +240,12 @@ def build_training_model(config):
     inputs = [image, meta, rpn_match, rpn_target, gt_ids, gt_boxes, gt_masks]
 
     maps, (rpn_logits, rpn_class, rpn_bbox) = _pyramid_and_rpn(image, config, dtype)
-    anchors = AnchorGrid(
+    anchors = Anchors(
         config.RPN_ANCHOR_SCALES,
         config.RPN_ANCHOR_RATIOS,
         config.BACKBONE_STRIDES,
         config.RPN_ANCHOR_STRIDE,
-        config.COMPUTE_BACKBONE_SHAPE,
+        config.COMPUTE_BACKBONE_SHAPE if callable(config.BACKBONE) else None,
         name="anchors",
     )(image)
     rpn_rois = ProposalLayer(
@@ -276,13 +260,14 @@ def build_training_model(config):
         [proposals, gt_ids, NormBoxes(name="norm_gt_boxes")([gt_boxes, image]), gt_masks]
     )
     few = max_positive_rois(config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO)
-    logits, probs, deltas = _class_head(rois, maps, meta, config, dtype, config.HEAD_DROPOUT)
-    masks = _mask_head(rois[:, :few], maps, meta, config, dtype)
-    active = ActiveClasses(name="active_class_ids")(meta)
+    logits, probs, deltas = fpn_classifier_graph(
+        rois, maps, meta, *_class_head(config, dtype), config.HEAD_DROPOUT
+    )
+    masks = build_fpn_mask_graph(rois[:, :few], maps, meta, *_mask_head(config, dtype))
     loss_inputs = {
         "rpn_class_loss": [rpn_match, rpn_logits],
         "rpn_bbox_loss": [rpn_target, rpn_match, rpn_bbox],
-        "mrcnn_class_loss": [target_ids, logits, active],
+        "mrcnn_class_loss": [target_ids, logits, parse_image_meta_graph(meta)["active_class_ids"]],
         "mrcnn_bbox_loss": [target_bbox, target_ids, deltas],
         "mrcnn_mask_loss": [target_mask[:, :few], target_ids[:, :few], masks],
     }
@@ -294,34 +279,7 @@ def build_training_model(config):
     return _finish(inputs, [*outputs, rpn_rois, output_rois, *losses])
 
 
-def _finish(inputs, outputs):
+def _finish(inputs: Tensors, outputs: Tensors) -> Network:
     model = Network(inputs, outputs, name="mask_rcnn")
     fold_batch_norms(model)
     return model
-
-
-def image_anchors(config, image_shape):
-    """Anchors of a molded image.
-
-    Args:
-        config: `Config`.
-        image_shape: (height, width, ...).
-
-    Returns:
-        [A, (y1, x1, y2, x2)] float64, pixels.
-    """
-    shapes = compute_backbone_shapes(config, image_shape)
-    return np_boxes.generate_pyramid_anchors(
-        config.RPN_ANCHOR_SCALES,
-        config.RPN_ANCHOR_RATIOS,
-        shapes,
-        config.BACKBONE_STRIDES,
-        config.RPN_ANCHOR_STRIDE,
-    )
-
-
-def compute_backbone_shapes(config, image_shape):
-    """Sizes of P2..P6 for an image of image_shape: int array [levels, (height, width)]."""
-    if callable(config.BACKBONE):
-        return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
-    return np_boxes.backbone_shapes(image_shape, config.BACKBONE_STRIDES)

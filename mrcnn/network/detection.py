@@ -4,10 +4,13 @@ Letters used below: B batch, H, W rows and columns of an image, h, w of the mold
 detections kept at most, N detections of an image, S side of a mask (28).
 """
 
+from collections.abc import Callable, Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mrcnn.config import Config
 from mrcnn.core.boxes import denorm_boxes, norm_boxes
 from mrcnn.core.image import compose_image_meta, paste_masks, resize_image
 from mrcnn.network.heads import apply_mask_head
@@ -18,27 +21,31 @@ PYRAMID = ("fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5")
 class DetectionGraph:
     """Runs a model of `network.build_inference_model`; the mask head on real detections only.
 
-    The model itself computes all D masks in all classes, which an image with two garments has
-    no use for. Stays traced for each input shape; weights are read anew at each call, but for
-    layers that are frozen (`layers.freeze`).
+    The model itself computes all D masks in all classes, which is wasted on an image with two
+    garments. One trace serves each input shape; weights are read anew at each call, except those
+    of layers that are frozen (`layers.freeze`).
 
     Attributes:
         traces: how often the graph was traced.
 
     Args:
-        model: keras.Model.
+        model: of `network.build_inference_model`.
         describe: f(boxes, image_meta, maps, masks) -> [B, n, F], features of the detections that
-            are returned too (`sleeves.describe`); or None.
+            are returned too (`sleeves.describe`).
     """
 
-    def __init__(self, model, describe=None):
+    def __init__(
+        self, model: keras.Model, describe: Callable[..., tf.Tensor] | None = None
+    ) -> None:
         self._model, self._describe = model, describe
         outputs = [model.get_layer(name).output for name in ("mrcnn_detection", *PYRAMID)]
         self._trunk = keras.Model(model.inputs, outputs)
         self._run = tf.function(self._graph, autograph=False)
         self.traces = 0
 
-    def __call__(self, molded, metas, anchors):
+    def __call__(
+        self, molded: np.ndarray, metas: np.ndarray, anchors: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         """Detects in molded images.
 
         Args:
@@ -48,19 +55,19 @@ class DetectionGraph:
 
         Returns:
             detections [B, D, (y1, x1, y2, x2, class id, score)] float32, normalised, best first,
-            zero-padded; of each the mask of its own class, [B, n, S, S] float32 in 0..1, n
-            being the most detections of an image in the batch, at least 1; and, if there is
-            a `describe`, what it made of them.
+            zero-padded; the mask of each one's own class, [B, n, S, S] float32 in 0..1, n
+            being the most detections of an image in the batch, at least 1; and with a
+            `describe`, its features.
         """
         inputs = [np.asarray(x, np.float32) for x in (molded, metas, anchors[None])]
         outputs = self._run([tf.convert_to_tensor(x) for x in inputs])
         return tuple(output.numpy() for output in outputs)
 
-    def _graph(self, inputs):
+    def _graph(self, inputs: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
         self.traces += 1  # counts traces, not calls: this line runs only while tracing
         detections, *maps = self._trunk(inputs, training=False)
         ids = tf.cast(detections[..., 4], tf.int32)
-        # At least one: some kernels refuse batches of nothing.
+        # At least one: some kernels refuse empty batches.
         count = tf.maximum(tf.reduce_max(tf.reduce_sum(tf.sign(ids), axis=1)), 1)
         ids, boxes = ids[:, :count], detections[:, :count, :4]
         masks = apply_mask_head(self._model, boxes, inputs[1], maps)
@@ -71,40 +78,25 @@ class DetectionGraph:
         return detections, own, self._describe(boxes, inputs[1], maps, own)
 
 
-def mold(images, config):
-    """Resizes, pads and normalises images.
-
-    Args:
-        images: list of B images [H, W, channels] uint8.
-        config: `Config`.
-
-    Returns:
-        molded images [B, h, w, channels] float32, metas [B, M] float64 and windows
-        [B, (y1, x1, y2, x2)] int, pixels of the molded images.
-
-    Raises:
-        ValueError: as `MaskRCNN.mold_inputs`.
-    """
+def mold(images: Sequence[np.ndarray], config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Resizes, pads and normalises images; see `MaskRCNN.mold_inputs`."""
     molded, metas, windows = [], [], []
-    for picture in images:
-        picture = np.asarray(picture)
-        if picture.ndim != 3 or picture.shape[2] != config.IMAGE_CHANNEL_COUNT:
+    for image in map(np.asarray, images):
+        if image.ndim != 3 or image.shape[2] != config.IMAGE_CHANNEL_COUNT:
             raise ValueError(
-                f"got an image of shape {picture.shape}; give "
+                f"got an image of shape {image.shape}; give "
                 f"(height, width, {config.IMAGE_CHANNEL_COUNT})"
             )
         resized, window, scale, _, _ = resize_image(
-            picture,
+            image,
             min_dim=config.IMAGE_MIN_DIM,
             min_scale=config.IMAGE_MIN_SCALE,
             max_dim=config.IMAGE_MAX_DIM,
             mode=config.IMAGE_RESIZE_MODE,
         )
-        nothing_known = np.zeros(config.NUM_CLASSES, np.int32)
-        metas.append(
-            compose_image_meta(0, picture.shape, resized.shape, window, scale, nothing_known)
-        )
-        # In float32 at once: float64 would double the memory for no digit that counts.
+        active = np.zeros(config.NUM_CLASSES, np.int32)  # unknown: the image has no data set
+        metas.append(compose_image_meta(0, image.shape, resized.shape, window, scale, active))
+        # In float32 at once: float64 would double the memory for digits that don't matter.
         mean = np.asarray(config.MEAN_PIXEL, np.float32)
         molded.append(np.subtract(resized, mean, dtype=np.float32))
         windows.append(window)
@@ -117,7 +109,12 @@ def mold(images, config):
     return np.stack(molded), np.stack(metas), np.stack(windows)
 
 
-def unmold_boxes(detections, original_shape, molded_shape, window):
+def unmold_boxes(
+    detections: np.ndarray,
+    original_shape: Sequence[int],
+    molded_shape: Sequence[int],
+    window: Sequence[int] | np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The network's detections of one image -> boxes in that image.
 
     Args:
@@ -128,11 +125,10 @@ def unmold_boxes(detections, original_shape, molded_shape, window):
 
     Returns:
         boxes [N, (y1, x1, y2, x2)] int32 pixels of the image, class_ids [N] int32, scores
-        [N] float32, and the rows of `detections` that they come from, [N] int. Boxes without
-        area are left out.
+        [N] float32, and their rows in `detections`, [N] int. Boxes without area are left out.
     """
     detections = np.asarray(detections)
-    # Zero rows are padding, and everything behind the first is.
+    # The first zero row starts the padding.
     zeros = np.flatnonzero(detections[:, 4] == 0)
     count = zeros[0] if len(zeros) else len(detections)
     low = norm_boxes(np.asarray(window), molded_shape[:2]).astype(np.float32)
@@ -143,15 +139,16 @@ def unmold_boxes(detections, original_shape, molded_shape, window):
     return boxes[rows], detections[rows, 4].astype(np.int32), detections[rows, 5], rows
 
 
-def unmold(detections, masks, original_shape, molded_shape, window):
-    """Network output of one image -> what `MaskRCNN.detect` returns for it.
+def unmold(
+    detections: np.ndarray,
+    masks: np.ndarray,
+    original_shape: Sequence[int],
+    molded_shape: Sequence[int],
+    window: Sequence[int] | np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Network output of one image -> the dict that `MaskRCNN.detect` returns for it.
 
-    Args:
-        detections, original_shape, molded_shape, window: as of `unmold_boxes`.
-        masks: [at least N, S, S] of each detection's own class, float 0..1.
-
-    Returns:
-        dict of "rois", "class_ids", "scores" and "masks".
+    masks: [at least N, S, S] of each detection's own class, 0..1; the rest as of `unmold_boxes`.
     """
     shapes = original_shape, molded_shape, window
     boxes, class_ids, scores, rows = unmold_boxes(detections, *shapes)

@@ -5,19 +5,32 @@ Boxes are (y1, x1, y2, x2) in normalised coordinates.
 Source: He et al., Mask R-CNN (arXiv:1703.06870), section 3 and figure 4 (right).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import KerasTensor
 from keras import layers as KL
 
-from mrcnn.network.layers import BatchNorm, Conv2D, Conv2DTranspose, Dropout, policy_for
+from mrcnn.config import Config
+from mrcnn.network.layers import (
+    Conv2D,
+    Conv2DTranspose,
+    ConvBn,
+    Dropout,
+    Layer,
+    Shape,
+    policy_for,
+)
 from mrcnn.network.roi import PyramidROIAlign
-from mrcnn.network.rpn import masked_mean
 from mrcnn.network.tensor_ops import (
     apply_box_deltas_graph,
     box_areas,
     clip_boxes_graph,
     map_batch,
+    masked_mean,
     norm_boxes_graph,
     overlaps_graph,
     pad_rows,
@@ -26,23 +39,17 @@ from mrcnn.network.tensor_ops import (
 )
 
 
-def _conv_bn_relu(x, filters, size, name, index, train_bn, policy, padding="valid"):
-    x = Conv2D(filters, size, padding=padding, name=f"{name}_conv{index}", dtype=policy)(x)
-    x = BatchNorm(train_bn=train_bn, name=f"{name}_bn{index}", dtype=policy)(x)
-    return KL.Activation("relu", dtype=policy)(x)
-
-
 def fpn_classifier_graph(
-    rois,
-    feature_maps,
-    image_meta,
-    pool_size,
-    num_classes,
-    train_bn=True,
-    fc_layers_size=1024,
-    dtype="float32",
-    dropout=0.0,
-):
+    rois: KerasTensor,
+    feature_maps: Sequence[KerasTensor],
+    image_meta: KerasTensor,
+    pool_size: int,
+    num_classes: int,
+    train_bn: bool | None = True,
+    fc_layers_size: int = 1024,
+    dtype: str = "float32",
+    dropout: float = 0.0,
+) -> tuple[KerasTensor, KerasTensor, KerasTensor]:
     """Class and box head.
 
     Args:
@@ -60,12 +67,13 @@ def fpn_classifier_graph(
     Returns:
         logits [B, N, C], probabilities [B, N, C], deltas [B, N, C, (dy, dx, log(dh), log(dw))].
     """
-    policy = policy_for(dtype)
+    conv_bn, policy = ConvBn(train_bn, dtype), policy_for(dtype)
     align = PyramidROIAlign([pool_size, pool_size], name="roi_align_classifier", dtype=policy)
     x = align([rois, image_meta, *feature_maps])
-    # Two dense layers, written as convolutions so that old files' weights fit.
+    # Two dense layers, written as convolutions so that the weights of old files fit.
     for index, side in ((1, pool_size), (2, 1)):
-        x = _conv_bn_relu(x, fc_layers_size, side, "mrcnn_class", index, train_bn, policy)
+        names = f"mrcnn_class_conv{index}", f"mrcnn_class_bn{index}"
+        x = conv_bn(x, fc_layers_size, side, names)
         if dropout:
             x = Dropout(dropout, index, name=f"mrcnn_class_dropout{index}", dtype=policy)(x)
     count = rois.shape[1] if rois.shape[1] is not None else -1
@@ -78,44 +86,38 @@ def fpn_classifier_graph(
 
 
 def build_fpn_mask_graph(
-    rois,
-    feature_maps,
-    image_meta,
-    pool_size,
-    num_classes,
-    train_bn=True,
-    channels=256,
-    dtype="float32",
-):
-    """Mask head: four 3x3 convolutions, a doubling of the size, one mask a class.
+    rois: KerasTensor,
+    feature_maps: Sequence[KerasTensor],
+    image_meta: KerasTensor,
+    pool_size: int,
+    num_classes: int,
+    train_bn: bool | None = True,
+    channels: int = 256,
+    dtype: str = "float32",
+) -> KerasTensor:
+    """Mask head: four 3x3 convolutions, a doubling of the size, one mask for each class.
 
-    Args:
-        as of `fpn_classifier_graph`; channels: of the convolutions.
-
-    Returns:
-        [B, N, 2 * pool_size, 2 * pool_size, C] float32, probabilities.
+    Arguments as of `fpn_classifier_graph`; channels are those of the convolutions. Returns the
+    probabilities, [B, N, 2 * pool_size, 2 * pool_size, C] float32.
     """
-    policy = policy_for(dtype)
+    conv_bn, policy = ConvBn(train_bn, dtype), policy_for(dtype)
     align = PyramidROIAlign([pool_size, pool_size], name="roi_align_mask", dtype=policy)
     x = align([rois, image_meta, *feature_maps])
     for index in (1, 2, 3, 4):
-        x = _conv_bn_relu(x, channels, 3, "mrcnn_mask", index, train_bn, policy, "same")
+        names = f"mrcnn_mask_conv{index}", f"mrcnn_mask_bn{index}"
+        x = conv_bn(x, channels, 3, names, padding="same")
     x = Conv2DTranspose(
         channels, 2, strides=2, activation="relu", name="mrcnn_mask_deconv", dtype=policy
     )(x)
     return MaskProbability(num_classes, 1, name="mrcnn_mask", dtype=policy)(x)
 
 
-def apply_mask_head(model, rois, image_meta, feature_maps):
+def apply_mask_head(
+    model: keras.Model, rois: tf.Tensor, image_meta: tf.Tensor, feature_maps: Sequence[tf.Tensor]
+) -> tf.Tensor:
     """The mask head of a built model on other RoIs than its own.
 
-    Args:
-        model: keras.Model with the layers of `build_fpn_mask_graph`.
-        rois: [B, N, (y1, x1, y2, x2)]; N may be unknown while the graph is drawn.
-        image_meta, feature_maps: tensors, as there.
-
-    Returns:
-        as there.
+    The tensors are those of `build_fpn_mask_graph`; N may be unknown while the graph is traced.
     """
     layer = model.get_layer
     x = layer("roi_align_mask")([rois, image_meta, *feature_maps])
@@ -128,14 +130,14 @@ def apply_mask_head(model, rois, image_meta, feature_maps):
 class MaskProbability(Conv2D):
     """Convolution in the compute dtype, its sigmoid in float32: the loss needs 1 - p."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(tf.cast(super().call(inputs), tf.float32))
 
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype="float32")
+    def compute_output_spec(self, inputs: KerasTensor) -> KerasTensor:
+        return KerasTensor(self.compute_output_shape(inputs.shape), dtype="float32")
 
 
-class DetectionLayer(KL.Layer):
+class DetectionLayer(Layer):
     """Heads' outputs -> final detections.
 
     Inputs: rois [B, N, 4], probabilities [B, N, C], deltas [B, N, C, 4] (divided by
@@ -143,22 +145,22 @@ class DetectionLayer(KL.Layer):
     Output: [B, D, (y1, x1, y2, x2, class id, score)] float32, best first, zero-padded.
 
     Args:
-        config: a `Config` to take the values below from, or give them one by one.
-        max_instances, min_confidence, nms_threshold, bbox_std_dev: see `Config`.
-        per_class: DETECTION_PER_CLASS of `Config`.
+        config: gives the values of all other arguments (DETECTION_... and BBOX_STD_DEV).
     """
+
+    fields = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev", "per_class")
 
     def __init__(
         self,
-        config=None,
-        max_instances=100,
-        min_confidence=0.7,
-        nms_threshold=0.3,
-        bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
-        per_class=False,
-        **kwargs,
-    ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        config: Config | None = None,
+        max_instances: int = 100,
+        min_confidence: float | None = 0.7,
+        nms_threshold: float = 0.3,
+        bbox_std_dev: Sequence[float] | np.ndarray = (0.1, 0.1, 0.2, 0.2),
+        per_class: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
         if config is not None:
             # getattr: configurations written for matterport's package lack it.
             per_class = getattr(config, "DETECTION_PER_CLASS", False)
@@ -170,14 +172,16 @@ class DetectionLayer(KL.Layer):
         self.bbox_std_dev = [float(v) for v in np.asarray(bbox_std_dev)]
         self.per_class = bool(per_class)
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         rois, probs, deltas, meta = inputs
         parts = parse_image_meta_graph(meta)
         # Every image of a batch has the molded shape of the first.
         windows = norm_boxes_graph(parts["window"], parts["image_shape"][0, :2])
         return map_batch(self.refine, [rois, probs, deltas, windows])
 
-    def refine(self, rois, probs, deltas, window):
+    def refine(
+        self, rois: tf.Tensor, probs: tf.Tensor, deltas: tf.Tensor, window: tf.Tensor
+    ) -> tf.Tensor:
         """One image's detections, [D, 6]; window: [(y1, x1, y2, x2)] of the real image."""
         rows, class_ids = self._candidates(probs)
         scores = tf.gather_nd(probs, tf.stack([rows, class_ids], axis=1))
@@ -191,7 +195,7 @@ class DetectionLayer(KL.Layer):
         detections = tf.gather(tf.concat(columns, axis=1), kept)
         return pad_rows(tf.ensure_shape(detections, [None, 6]), self.max_instances)
 
-    def _candidates(self, probs):
+    def _candidates(self, probs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Which RoIs and which of their classes may become detections, int32 [N] each."""
         count, classes = tf.shape(probs)[0], tf.shape(probs)[1]
         if not self.per_class:
@@ -200,9 +204,9 @@ class DetectionLayer(KL.Layer):
         best = tf.math.top_k(tf.reshape(probs[:, 1:], [-1]), count).indices
         return best // (classes - 1), best % (classes - 1) + 1
 
-    def _suppress(self, boxes, scores, class_ids):
+    def _suppress(self, boxes: tf.Tensor, scores: tf.Tensor, class_ids: tf.Tensor) -> tf.Tensor:
         """Indices kept, best first. Boxes of different classes don't suppress each other, so
-        one pass over IoU masked by class equals one pass a class."""
+        one pass over IoU masked by class equals one pass for each class."""
         iou = overlaps_graph(boxes, boxes)
         iou = tf.where(tf.math.is_finite(iou), iou, 0.0)
         # In the original's NMS a box without area (cut off at the window's edge) isn't
@@ -213,23 +217,24 @@ class DetectionLayer(KL.Layer):
             iou, scores, self.max_instances, self.nms_threshold, score_threshold=-0.5
         )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         return (input_shape[0][0], self.max_instances, 6)
 
-    def get_config(self):
-        names = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev", "per_class")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
-
-def refine_detections_graph(rois, probs, deltas, window, config):
+def refine_detections_graph(
+    rois: tf.Tensor, probs: tf.Tensor, deltas: tf.Tensor, window: tf.Tensor, config: Config
+) -> tf.Tensor:
     """`DetectionLayer` for one image, in matterport's signature."""
     return DetectionLayer(config).refine(rois, probs, deltas, window)
 
 
 def mrcnn_class_loss_graph(
-    target_class_ids, pred_class_logits, active_class_ids, label_smoothing=0.0
-):
-    """Cross-entropy of the class head.
+    target_class_ids: tf.Tensor,
+    pred_class_logits: tf.Tensor,
+    active_class_ids: tf.Tensor,
+    label_smoothing: float = 0.0,
+) -> tf.Tensor:
+    """Mean cross-entropy of the class head.
 
     RoIs whose predicted class isn't among the image's active classes (those of its data
     source) don't count; the batch's first image decides. Zero-padded RoIs count as
@@ -241,77 +246,70 @@ def mrcnn_class_loss_graph(
         active_class_ids: [B, C], 1 where active.
         label_smoothing: share of each RoI's label that is spread evenly over the active classes,
             background among them (Szegedy et al., arXiv:1512.00567, section 7).
-
-    Returns:
-        scalar float32.
     """
-    of_picture = tf.cast(active_class_ids[0], tf.float32)
+    is_active = tf.cast(active_class_ids[0], tf.float32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
         labels=tf.cast(target_class_ids, tf.int64), logits=pred_class_logits
     )
     if label_smoothing:
-        evenly = tf.math.divide_no_nan(of_picture, tf.reduce_sum(of_picture))
+        evenly = tf.math.divide_no_nan(is_active, tf.reduce_sum(is_active))
         even = -tf.linalg.matvec(tf.nn.log_softmax(pred_class_logits), evenly)
         losses += label_smoothing * (even - losses)
-    active = tf.gather(of_picture, tf.argmax(pred_class_logits, axis=2))
-    return tf.math.divide_no_nan(tf.reduce_sum(losses * active), tf.reduce_sum(active))
+    counts = tf.gather(is_active, tf.argmax(pred_class_logits, axis=2))
+    return tf.math.divide_no_nan(tf.reduce_sum(losses * counts), tf.reduce_sum(counts))
 
 
-def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox):
-    """Smooth L1 of the deltas of each positive RoI's own class.
+def mrcnn_bbox_loss_graph(
+    target_bbox: tf.Tensor, target_class_ids: tf.Tensor, pred_bbox: tf.Tensor
+) -> tf.Tensor:
+    """Mean smooth L1 of the deltas of each positive RoI's own class; 0 without any.
 
-    Args:
-        target_bbox: [B, N, 4]; target_class_ids: [B, N] int; pred_bbox: [B, N, C, 4].
-
-    Returns:
-        scalar float32, the mean over positive RoIs and the four deltas; 0 without any.
+    target_bbox: [B, N, 4]; target_class_ids: [B, N] int; pred_bbox: [B, N, C, 4].
     """
     ids = tf.cast(target_class_ids, tf.int32)
     own = tf.gather(pred_bbox, tf.maximum(ids, 0), batch_dims=2)
     return masked_mean(smooth_l1_loss(target_bbox, own), (ids > 0)[..., None])
 
 
-def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks):
-    """Binary cross-entropy of the mask of each positive RoI's own class.
+def mrcnn_mask_loss_graph(
+    target_masks: tf.Tensor, target_class_ids: tf.Tensor, pred_masks: tf.Tensor
+) -> tf.Tensor:
+    """Mean binary cross-entropy of the mask of each positive RoI's own class; 0 without any.
 
-    Args:
-        target_masks: [B, N, h, w] float32 of 0 and 1; target_class_ids: [B, N] int;
-        pred_masks: [B, N, h, w, C] float32, probabilities.
-
-    Returns:
-        scalar float32, the mean over positive RoIs and their pixels; 0 without any.
+    target_masks: [B, N, h, w] float32 of 0 and 1; target_class_ids: [B, N] int;
+    pred_masks: [B, N, h, w, C] float32, probabilities.
     """
-    ids = tf.cast(target_class_ids, tf.int32)
-    own = tf.one_hot(tf.maximum(ids, 0), tf.shape(pred_masks)[-1])[:, :, None, None, :]
-    probs = tf.reduce_sum(pred_masks * own, axis=-1)
     epsilon = keras.config.epsilon()
+    probs, is_positive = _own_masks(pred_masks, target_class_ids)
     probs = tf.clip_by_value(probs, epsilon, 1.0 - epsilon)
     losses = -(target_masks * tf.math.log(probs) + (1.0 - target_masks) * tf.math.log(1.0 - probs))
-    return masked_mean(losses, (ids > 0)[..., None, None])
+    return masked_mean(losses, is_positive[..., None, None])
 
 
-def mrcnn_edge_loss_graph(target_masks, target_class_ids, pred_masks):
-    """Edge agreement: do the edges of the mask of each positive RoI's own class fit?
+def mrcnn_edge_loss_graph(
+    target_masks: tf.Tensor, target_class_ids: tf.Tensor, pred_masks: tf.Tensor
+) -> tf.Tensor:
+    """Edge agreement: how well the edges of the mask of each positive RoI's own class fit.
 
     Mean squared difference of the Sobel gradients, across and down, of the predicted
     probabilities and the true mask; border pixels, which lack neighbours, don't count
-    (Zimmermann and Siems, arXiv:1809.07069, with p = 2 and no smoothing).
-
-    Args:
-        as of `mrcnn_mask_loss_graph`.
-
-    Returns:
-        scalar float32, the mean over positive RoIs, their inner pixels and both directions; 0
-        without any.
+    (Zimmermann and Siems, arXiv:1809.07069, with p = 2 and no smoothing). Arguments as of
+    `mrcnn_mask_loss_graph`; 0 without positive RoIs.
     """
-    ids = tf.cast(target_class_ids, tf.int32)
-    own = tf.one_hot(tf.maximum(ids, 0), tf.shape(pred_masks)[-1])[:, :, None, None, :]
-    difference = tf.reduce_sum(pred_masks * own, axis=-1) - target_masks
+    probs, is_positive = _own_masks(pred_masks, target_class_ids)
     # Filtering is linear: the difference of the edges is the edge of the difference.
+    difference = probs - target_masks
     shape = tf.shape(difference)
     flat = tf.reshape(difference, tf.concat([[-1], shape[2:], [1]], axis=0))
     across = tf.constant([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
     kernels = tf.stack([across, tf.transpose(across)], axis=-1)[:, :, None, :]
     edges = tf.nn.conv2d(flat, kernels, 1, "VALID")
     per_roi = tf.reshape(tf.reduce_mean(tf.square(edges), axis=[1, 2, 3]), shape[:2])
-    return masked_mean(per_roi, ids > 0)
+    return masked_mean(per_roi, is_positive)
+
+
+def _own_masks(masks: tf.Tensor, class_ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of masks [B, N, h, w, C] those of the RoIs' own classes, and which RoIs are positive."""
+    ids = tf.cast(class_ids, tf.int32)
+    own = tf.one_hot(tf.maximum(ids, 0), tf.shape(masks)[-1])[:, :, None, None, :]
+    return tf.reduce_sum(masks * own, axis=-1), ids > 0

@@ -3,35 +3,60 @@
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import keras
 from tqdm import tqdm
 
 from mrcnn.config import Config
-from mrcnn.core.files import replacing
+from mrcnn.core.files import PathLike, replacing
 from mrcnn.network import weights
-from mrcnn.network.weights import LoadReport, WeightsError
+from mrcnn.network.backbone import keras_mobilenet_v2
+from mrcnn.network.weights import FileInfo, LoadReport, WeightsError
 
-COCO_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
+COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
 COCO_BYTES = 257_557_808
 IMAGENET_URL = (
     "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/"
     "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 )
-# COCO-trained weights of MobileNetV2, as they ship with this repository.
-MOBILENET_COCO = Path("weights/backbones/mobilenet_v2_coco.weights.h5")
+# Where the commands look unless told otherwise; see `find_weights`.
+DEFAULT_FOLDER = "weights"
+# Files that ship; see `shipped`. The second: COCO-trained weights of MobileNetV2 alone.
+COMPACT = "mask_rcnn_compact.h5"
+MOBILENET_COCO = "backbones/mobilenet_v2_coco.weights.h5"
 
 
-def find_weights(path, fetch_to="weights"):
+def shipped(name: str) -> Path:
+    """The path of a file that ships: `COMPACT` or `MOBILENET_COCO`.
+
+    It is looked for in ./weights, in the checkout beside the package, and inside the installed
+    package.
+
+    Raises:
+        FileNotFoundError: if it is in none of them.
+    """
+    package = Path(__file__).resolve().parents[1]
+    folders = [Path(DEFAULT_FOLDER), package.parent / "weights", package / "weights"]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    places = ", ".join(str(folder.resolve()) for folder in folders)
+    raise FileNotFoundError(
+        f"{name}, which ships with this package, is in none of {places}; install the package "
+        "again or give another weights file"
+    )
+
+
+def find_weights(path: PathLike, fetch_to: PathLike = DEFAULT_FOLDER) -> Path:
     """The weights file that a command line means.
 
     Args:
         path: a file; a folder, for the newest Mask R-CNN file in it; or "coco", for
-            matterport's COCO weights, fetched to the folder `fetch_to` at the first call.
-
-    Returns:
-        Path of a file.
+            matterport's COCO weights, fetched to the folder `fetch_to` at the first call. The
+            default "weights" means the shipped compact model where no such folder is.
 
     Raises:
         FileNotFoundError: if there is no such file, or none in the folder.
@@ -46,6 +71,8 @@ def find_weights(path, fetch_to="weights"):
     if path.is_file():
         return path
     if not path.exists():
+        if str(path) == DEFAULT_FOLDER:
+            return shipped(COMPACT)
         raise FileNotFoundError(f"no weights at {path}; give a file, a folder or coco")
     files = sorted(path.glob("*.h5"), key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
     for file in files:
@@ -58,18 +85,11 @@ def find_weights(path, fetch_to="weights"):
     raise FileNotFoundError(f"{path} holds {found}; train a model or give another folder")
 
 
-def config_for(info, **overrides):
-    """The configuration that a weights file's model was built with.
+def config_for(info: FileInfo, **overrides: Any) -> Config:
+    """The configuration that a weights file's model was built with, but for the overrides.
 
     Files of this package carry it. For others, backbone and class count follow from the
     layers, and the input size is the original's default.
-
-    Args:
-        info: `weights.FileInfo`.
-        **overrides: fields that take other values than the file's.
-
-    Returns:
-        `Config`.
 
     Raises:
         WeightsError: if the file isn't one of a whole Mask R-CNN of a known backbone.
@@ -85,14 +105,8 @@ def config_for(info, **overrides):
     return Config.from_dict({**values, **overrides})
 
 
-def download(url, path, size=None, layers=()):
-    """Fetches a weights file, checks it, and only then gives it its name.
-
-    Args:
-        url: of the file.
-        path: where it goes.
-        size: bytes expected, or None.
-        layers: names of layers that it must hold.
+def download(url: str, path: PathLike, size: int | None = None, layers: Iterable[str] = ()) -> None:
+    """Fetches a weights file, checks its size and layers, and only then gives it its name.
 
     Raises:
         WeightsError: if it can't be fetched or isn't what was expected; the message says where
@@ -105,8 +119,7 @@ def download(url, path, size=None, layers=()):
         try:
             with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as out:
                 total = int(source.headers.get("Content-Length") or size or 0) or None
-                bar = tqdm(total=total, unit="B", unit_scale=True, desc=path.name)
-                with bar:
+                with tqdm(total=total, unit="B", unit_scale=True, desc=path.name) as bar:
                     while chunk := source.read(1 << 20):
                         out.write(chunk)
                         bar.update(len(chunk))
@@ -121,28 +134,18 @@ def download(url, path, size=None, layers=()):
             raise WeightsError(f"{url} lacks the layers {sorted(set(layers) - names)}. {by_hand}.")
 
 
-def download_trained_weights(coco_model_path, verbose=1):
+def download_trained_weights(coco_model_path: PathLike, verbose: int = 1) -> None:
     """Fetches matterport's COCO weights (ResNet-101, 81 classes, 258 MB) to a path."""
     if verbose:
         print(f"Fetching the COCO weights to {coco_model_path} ...")
-    download(COCO_URL, coco_model_path, COCO_BYTES, ("conv1", "rpn_model", "mrcnn_mask"))
+    download(COCO_MODEL_URL, coco_model_path, COCO_BYTES, ("conv1", "rpn_model", "mrcnn_mask"))
     if verbose:
         print("... done.")
 
 
-def load_mobilenet_v2(model, path):
-    """Copies the weights of a keras.applications.MobileNetV2 (no top) into a model's trunk.
-
-    Args:
-        model: keras.Model with MobileNetV2's layers.
-        path: of a Keras 3 ".weights.h5" file.
-
-    Returns:
-        `LoadReport`.
-    """
-    source = keras.applications.MobileNetV2(
-        input_shape=(None, None, 3), include_top=False, weights=None
-    )
+def load_mobilenet_v2(model: keras.Model, path: PathLike) -> LoadReport:
+    """Copies a keras.applications.MobileNetV2 (no top, ".weights.h5") into a model's backbone."""
+    source = keras_mobilenet_v2()
     try:
         source.load_weights(path)
     except (OSError, ValueError, KeyError) as error:

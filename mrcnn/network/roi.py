@@ -4,14 +4,19 @@ B is the batch size, N a number of RoIs, G of ground truth instances. Boxes are
 (y1, x1, y2, x2) in normalised coordinates.
 """
 
-import keras
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+from keras import KerasTensor
 from keras import layers as KL
 
-from mrcnn.network.layers import KeyedRandom
+from mrcnn.config import Config
+from mrcnn.network.layers import KeyedRandom, Layer, Shape
 from mrcnn.network.tensor_ops import (
     box_refinement_graph,
+    log2_graph,
     non_zero_rows,
     overlaps_graph,
     parse_image_meta_graph,
@@ -39,11 +44,11 @@ class PyramidROIAlign(KL.Layer):
         pool_shape: [pool_height, pool_width], each at least 2.
     """
 
-    def __init__(self, pool_shape, **kwargs):
+    def __init__(self, pool_shape: Sequence[int], **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # boxes stay float32
         self.pool_shape = tuple(int(side) for side in pool_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         boxes, meta, *maps = inputs
         boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
         level = roi_levels(boxes, parse_image_meta_graph(meta)["image_shape"][0], len(maps))
@@ -51,46 +56,40 @@ class PyramidROIAlign(KL.Layer):
         table, starts = _flatten_maps(maps)
         start = tf.gather(starts, level) + tf.range(tf.shape(boxes)[0])[:, None] * starts[-1]
         rows, weights = _sample_points(boxes, tf.gather(sizes, level), start, self.pool_shape)
-        pooled = _weighted_gather(table, rows, weights)
+        pooled = _gather_sum(table, tf.stack(rows), tf.stack(weights))
         shape = [tf.shape(boxes)[0], tf.shape(boxes)[1], *self.pool_shape, table.shape[-1]]
         pooled = tf.reshape(pooled, shape)
         return tf.ensure_shape(pooled, self.compute_output_shape([x.shape for x in inputs]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         return (*input_shape[0][:2], *self.pool_shape, input_shape[2][-1])
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Sequence[KerasTensor]) -> KerasTensor:
         shape = self.compute_output_shape([x.shape for x in inputs])
-        return keras.KerasTensor(shape, dtype=inputs[2].dtype)
+        return KerasTensor(shape, dtype=inputs[2].dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {k: v for k, v in super().get_config().items() if k != "autocast"}
         return {**config, "pool_shape": self.pool_shape}
 
 
-def roi_levels(boxes, image_shape, count=4):
-    """Pyramid level of each RoI: 4 at `CANONICAL_SIDE`, one less for each halving.
+def roi_levels(boxes: tf.Tensor, image_shape: Sequence[Any], count: int = 4) -> tf.Tensor:
+    """Pyramid level of each RoI [..., (y1, x1, y2, x2)]: [...] int32, 0 for P2 and so on.
 
-    Args:
-        boxes: [..., (y1, x1, y2, x2)] normalised.
-        image_shape: (height, width, channels) of the molded image; the original measures
-            the whole batch by its first image.
-        count: number of levels, from P2 upwards.
-
-    Returns:
-        [...] int32, 0 for P2 and so on.
+    The level is P4 at `CANONICAL_SIDE` and one lower for each halving. image_shape is the molded
+    image's (the original measures the whole batch by its first image), count the number of levels.
     """
     area = tf.cast(image_shape[0] * image_shape[1], tf.float32)
     size = boxes[..., 2:] - boxes[..., :2]
     side = tf.sqrt(size[..., 0] * size[..., 1]) / (CANONICAL_SIDE / tf.sqrt(area))
-    level = 4.0 + tf.round(tf.math.log(side) / tf.math.log(2.0))
+    level = 4.0 + tf.round(log2_graph(side))
     # Clipped as floats: the log of an empty box is -inf, that of a broken one NaN; no int
     # holds them, and a training that diverges should end in a NaN loss, not in a bad index.
     level = tf.where(tf.math.is_nan(level), 2.0, level)
     return tf.cast(tf.clip_by_value(level, 2.0, 1.0 + count), tf.int32) - 2
 
 
-def _flatten_maps(maps):
+def _flatten_maps(maps: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """Maps [B, H, W, C] -> one table [B * rows, C], and the first row of each level
     [levels + 1], the last being the number of rows an image."""
     batch, channels = tf.shape(maps[0])[0], maps[0].shape[-1]
@@ -99,16 +98,13 @@ def _flatten_maps(maps):
     return tf.reshape(tf.concat(flat, axis=1), [-1, channels]), starts
 
 
-def _sample_points(boxes, sizes, start, pool_shape):
-    """Where the bins of each box sample the table.
+def _sample_points(
+    boxes: tf.Tensor, sizes: tf.Tensor, start: tf.Tensor, pool_shape: tuple[int, ...]
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Where the bins of boxes [B, N, 4] sample the table of their maps.
 
-    Args:
-        boxes: [B, N, 4] normalised; sizes: [B, N, (h, w)] of the maps; start: [B, N] first
-            table row of the box's map; pool_shape: (rows, columns) of bins.
-
-    Returns:
-        rows, weights: the four neighbours of each sample, lists of four [B * N * bins] int32 and
-        float32.
+    sizes: [B, N, (h, w)] of the maps; start: [B, N], the first table row of the box's map.
+    Returns the rows and weights of each sample's four neighbours, four [B * N * bins] each.
     """
     scale = tf.cast(sizes - 1, tf.float32)
     axes = []
@@ -134,7 +130,10 @@ def _sample_points(boxes, sizes, start, pool_shape):
 
 
 @tf.custom_gradient
-def _gather_sum(table, rows, weights):
+def _gather_sum(
+    table: tf.Tensor, rows: tf.Tensor, weights: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor | None, ...]]]:
+    """sum_i table[rows[i]] * weights[i], [samples, channels], in the table's dtype."""
     parts: list[tf.Tensor] = []
     count = tf.shape(rows)[1]
     for i in range(POOLING_PARTS):
@@ -148,7 +147,7 @@ def _gather_sum(table, rows, weights):
         parts.append(tf.add_n(products))
     pooled = tf.concat(parts, axis=0)
 
-    def gradient(upstream):
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
         # Crowded boxes add up many small gradients in one row: in float32, whatever the dtype.
         upstream = tf.cast(upstream, tf.float32)
         values = tf.concat([upstream * w[:, None] for w in tf.unstack(weights)], axis=0)
@@ -159,16 +158,11 @@ def _gather_sum(table, rows, weights):
     return pooled, gradient
 
 
-def _weighted_gather(table, rows, weights):
-    """sum_i table[rows[i]] * weights[i], [samples, channels], in the table's dtype."""
-    return _gather_sum(table, tf.stack(rows), tf.stack(weights))
+class DetectionTargetLayer(KeyedRandom, Layer):
+    """Samples the RoIs that train the heads, and their targets.
 
-
-class DetectionTargetLayer(KeyedRandom, KL.Layer):
-    """Samples the RoIs that train the heads, and what the heads should say of them.
-
-    RoIs are positive from IoU 0.5 with an object on, negative below, crowds excepted; at
-    most ROI_POSITIVE_RATIO of TRAIN_ROIS_PER_IMAGE are positive, and negatives are added to
+    RoIs are positive if their IoU with an object is 0.5 or more, negative below, crowds excepted;
+    at most ROI_POSITIVE_RATIO of TRAIN_ROIS_PER_IMAGE are positive, and negatives are added to
     that ratio. Positives come first, then negatives, then zero padding.
 
     Inputs: proposals [B, P, 4] and gt_boxes [B, G, 4], normalised and zero-padded;
@@ -178,27 +172,29 @@ class DetectionTargetLayer(KeyedRandom, KL.Layer):
     masks [B, T, *MASK_SHAPE] float32 of 0 and 1, with T = TRAIN_ROIS_PER_IMAGE.
 
     Args:
-        config: a `Config` to take the values below from, or give them one by one.
-        train_rois, positive_ratio, bbox_std_dev, mask_shape, use_mini_mask: see `Config`.
+        config: gives the values of the next five arguments and stop_gradient.
         stop_gradient: cuts the path from the deltas back into the RPN, which the original has.
         shuffle: False takes candidates in the order of the proposals instead of at random.
         seed: of the random choice.
     """
 
+    fields: tuple[str, ...] = ("train_rois", "positive_ratio", "bbox_std_dev", "mask_shape")
+    fields += ("use_mini_mask", "stop_gradient", "shuffle", "seed")
+
     def __init__(
         self,
-        config=None,
-        train_rois=200,
-        positive_ratio=0.33,
-        bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
-        mask_shape=(28, 28),
-        use_mini_mask=True,
-        stop_gradient=False,
-        shuffle=True,
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(**{"dtype": "float32", **kwargs})
+        config: Config | None = None,
+        train_rois: int = 200,
+        positive_ratio: float = 0.33,
+        bbox_std_dev: Sequence[float] | np.ndarray = (0.1, 0.1, 0.2, 0.2),
+        mask_shape: Sequence[int] = (28, 28),
+        use_mini_mask: bool = True,
+        stop_gradient: bool = False,
+        shuffle: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
         if config is not None:
             train_rois, positive_ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
             bbox_std_dev, mask_shape = config.BBOX_STD_DEV, config.MASK_SHAPE
@@ -211,7 +207,7 @@ class DetectionTargetLayer(KeyedRandom, KL.Layer):
         self.shuffle, self.seed = bool(shuffle), seed
         self.max_positive = max_positive_rois(self.train_rois, self.positive_ratio)
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         proposals, class_ids, gt_boxes, gt_masks = inputs
         if self.stop_gradient:
             proposals = tf.stop_gradient(proposals)
@@ -232,14 +228,16 @@ class DetectionTargetLayer(KeyedRandom, KL.Layer):
         is_positive = slot < count_positive[:, None]
         rois = tf.gather(proposals, index, batch_dims=1)
         rois = tf.where((slot < count[:, None])[..., None], rois, 0.0)
-        match = tf.gather(tf.argmax(iou, axis=-1, output_type=tf.int32), index, batch_dims=1)
-        ids = tf.where(is_positive, tf.gather(class_ids, match, batch_dims=1), 0)
-        matched = tf.gather(gt_boxes, match, batch_dims=1)
-        deltas = self._deltas(rois, matched, is_positive)
-        masks = self._masks(rois, matched, match, is_positive, gt_masks)
+        nearest = tf.gather(tf.argmax(iou, axis=-1, output_type=tf.int32), index, batch_dims=1)
+        ids = tf.where(is_positive, tf.gather(class_ids, nearest, batch_dims=1), 0)
+        boxes = tf.gather(gt_boxes, nearest, batch_dims=1)
+        deltas = self._deltas(rois, boxes, is_positive)
+        masks = self._masks(rois, boxes, nearest, is_positive, gt_masks)
         return [rois, ids, deltas, masks]
 
-    def _choose(self, positive, negative):
+    def _choose(
+        self, positive: tf.Tensor, negative: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Indices [B, T] of the chosen proposals, and how many are positive and real [B]."""
         shape = tf.shape(positive)
         if self.shuffle:
@@ -263,30 +261,36 @@ class DetectionTargetLayer(KeyedRandom, KL.Layer):
         count = tf.reduce_sum(tf.cast(picked, tf.int32), axis=1)
         return index, count_pos, tf.minimum(count, self.train_rois)
 
-    def _best(self, key, limit):
+    def _best(self, key: tf.Tensor, limit: int) -> tuple[tf.Tensor, tf.Tensor]:
         values, index = tf.math.top_k(key, tf.minimum(limit, tf.shape(key)[1]))
         return values > 0, index
 
-    def _deltas(self, rois, matched, is_positive):
+    def _deltas(self, rois: tf.Tensor, gt_boxes: tf.Tensor, is_positive: tf.Tensor) -> tf.Tensor:
         # Padding is replaced before the logarithm: a NaN there would reach the gradient.
         unit = tf.constant([0.0, 0.0, 1.0, 1.0])
         rois = tf.where(is_positive[..., None], rois, unit)
-        matched = tf.where(is_positive[..., None], matched, unit)
-        return box_refinement_graph(rois, matched) / self.bbox_std_dev
+        gt_boxes = tf.where(is_positive[..., None], gt_boxes, unit)
+        return box_refinement_graph(rois, gt_boxes) / self.bbox_std_dev
 
-    def _masks(self, rois, matched, match, is_positive, gt_masks):
+    def _masks(
+        self,
+        rois: tf.Tensor,
+        gt_boxes: tf.Tensor,
+        nearest: tf.Tensor,
+        is_positive: tf.Tensor,
+        gt_masks: tf.Tensor,
+    ) -> tf.Tensor:
         """Ground truth masks cut to the RoIs, rounded; zero where not positive."""
         few = self.max_positive  # positives come first, so no others have masks
-        rois, matched, match = rois[:, :few], matched[:, :few], match[:, :few]
-        boxes = tf.stop_gradient(rois)
+        boxes, gt_boxes = tf.stop_gradient(rois[:, :few]), gt_boxes[:, :few]
         if self.use_mini_mask:
-            size = tf.maximum(matched[..., 2:] - matched[..., :2], 1e-12)
-            corner = tf.concat([matched[..., :2], matched[..., :2]], axis=-1)
+            size = tf.maximum(gt_boxes[..., 2:] - gt_boxes[..., :2], 1e-12)
+            corner = tf.concat([gt_boxes[..., :2], gt_boxes[..., :2]], axis=-1)
             boxes = (boxes - corner) / tf.concat([size, size], axis=-1)
         batch, _, _, instances = tf.unstack(tf.shape(gt_masks))
         stack = tf.transpose(tf.cast(gt_masks, tf.float32), [0, 3, 1, 2])
         stack = tf.reshape(stack, tf.concat([[-1], tf.shape(gt_masks)[1:3], [1]], axis=0))
-        which = match + tf.range(batch)[:, None] * instances
+        which = nearest[:, :few] + tf.range(batch)[:, None] * instances
         crops = tf.image.crop_and_resize(
             stack, tf.reshape(boxes, [-1, 4]), tf.reshape(which, [-1]), self.mask_shape
         )
@@ -294,21 +298,16 @@ class DetectionTargetLayer(KeyedRandom, KL.Layer):
         crops = tf.where(is_positive[:, :few, None, None], crops, 0.0)
         return tf.pad(crops, [[0, 0], [0, self.train_rois - few], [0, 0], [0, 0]])
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Sequence[KerasTensor]) -> list[KerasTensor]:
         lead = (inputs[0].shape[0], self.train_rois)
         return [
-            keras.KerasTensor((*lead, 4), "float32"),
-            keras.KerasTensor(lead, "int32"),
-            keras.KerasTensor((*lead, 4), "float32"),
-            keras.KerasTensor((*lead, *self.mask_shape), "float32"),
+            KerasTensor((*lead, 4), "float32"),
+            KerasTensor(lead, "int32"),
+            KerasTensor((*lead, 4), "float32"),
+            KerasTensor((*lead, *self.mask_shape), "float32"),
         ]
 
-    def get_config(self):
-        names = "train_rois positive_ratio bbox_std_dev mask_shape use_mini_mask"
-        names += " stop_gradient shuffle seed"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 
-
-def max_positive_rois(train_rois, positive_ratio):
+def max_positive_rois(train_rois: int, positive_ratio: float) -> int:
     """How many of an image's training RoIs may hold objects (66 of 200 at 0.33)."""
     return int(train_rois * positive_ratio)

@@ -3,20 +3,22 @@
 Root attribute `layer_names`; one group a layer with attribute `weight_names`; datasets at
 /<layer>/<weight name>, such as /conv1/conv1/kernel:0. The RPN is one layer, `rpn_model`. Ours
 carry two more root attributes: `class_names` (JSON list, background first) and `config` (JSON
-of `Config.to_dict`), so that a model's labels and sizes can't get lost or mixed up; readers
-that don't know them pass them over.
+of `Config.to_dict`), so that a model's labels and sizes can't get lost or mixed up; other
+readers ignore them.
 """
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 import numpy as np
 
-from mrcnn.core.files import replacing
+from mrcnn.core.files import PathLike, replacing
 
 # Layers whose shapes depend on the number of classes.
 CLASS_LAYERS = ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask")
@@ -40,12 +42,12 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
 
 
-def weighted_layers(model):
-    """Layers of a model that have weights, nested models counting as one.
+# A layer's weights: pairs of a name, such as "conv1/kernel:0", and the variable.
+Weights = list[tuple[str, keras.Variable]]
 
-    Returns:
-        dict of layer name -> [(weight name such as "conv1/kernel:0", keras.Variable)].
-    """
+
+def weighted_layers(model: keras.Model) -> dict[str, Weights]:
+    """The layers of a model that have weights, by name; nested models count as one."""
     found = {}
     for layer in model.layers:
         inner = layer.layers if isinstance(layer, keras.Model) else [layer]
@@ -55,19 +57,22 @@ def weighted_layers(model):
     return found
 
 
-def save(model, path, overwrite=True, class_names=None, config=None, dtype="float32"):
+def save(
+    model: keras.Model,
+    path: PathLike,
+    overwrite: bool = True,
+    class_names: Sequence[str] | None = None,
+    config: dict[str, Any] | None = None,
+    dtype: str = "float32",
+) -> None:
     """Writes all weights of a model, under a temporary name until they are complete.
 
     Args:
-        model: keras.Model.
         path: of the file, ".h5".
-        overwrite: False refuses to replace a file.
-        class_names: sequence of str, background first, or None to leave them out.
-        config: dict as of `Config.to_dict`, or None.
+        overwrite: False raises FileExistsError if there is a file.
+        class_names: background first, or None to leave them out.
+        config: as of `Config.to_dict`, or None.
         dtype: "float32", or "float16" for files half the size.
-
-    Raises:
-        FileExistsError: if the file exists and overwrite is False.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -91,8 +96,12 @@ def save(model, path, overwrite=True, class_names=None, config=None, dtype="floa
 
 
 @contextmanager
-def open_weights(path):
-    """The group of a weights file that holds the layers."""
+def open_weights(path: PathLike) -> Iterator[h5py.Group]:
+    """The group of a weights file that holds the layers.
+
+    Raises:
+        FileNotFoundError, WeightsError: if there is no such file, or it isn't one of weights.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file at {path}")
@@ -112,34 +121,34 @@ def open_weights(path):
         yield root
 
 
-def text(value):
+def text(value: Any) -> str:
     """str of an HDF5 attribute, which may be bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _weight_names(group):
+def _weight_names(group: h5py.Group) -> list[str]:
     return [text(n) for n in group.attrs.get("weight_names", [])]
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a weights file says of its model."""
+    """What a weights file says about its model."""
 
     # Background first; None where the file carries no names.
     class_names: tuple[str, ...] | None
     # As of `Config.to_dict`; None where the file carries none.
-    config: dict | None
+    config: dict[str, Any] | None
     # Shapes of all weights, by their path in the file such as "conv1/conv1/kernel:0".
     shapes: dict[str, tuple[int, ...]]
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int | None:
         """Classes of the model, background included; None if the file has no class head."""
         shapes = [s for n, s in self.shapes.items() if n.startswith("mrcnn_class_logits/")]
         return int(shapes[0][-1]) if shapes else None
 
     @property
-    def backbone(self):
+    def backbone(self) -> str | None:
         """ "resnet50", "resnet101", "mobilenet_v2", or None if the layers are unknown."""
         layers = {n.split("/")[0] for n in self.shapes}
         if "res4w_branch2a" in layers:
@@ -149,11 +158,10 @@ class FileInfo:
         return "mobilenet_v2" if "block_16_project" in layers else None
 
 
-def inspect(path):
+def inspect(path: PathLike) -> FileInfo:
     """Reads names, configuration and shapes of a weights file, not the weights.
 
-    Raises:
-        FileNotFoundError, WeightsError: if there is no such file, or it isn't one of weights.
+    Raises as `open_weights`.
     """
     with open_weights(path) as root:
         attrs = root.file.attrs
@@ -167,18 +175,15 @@ def inspect(path):
     return FileInfo(tuple(names) if names else None, config, shapes)
 
 
-def load(model, path, by_name=False, exclude=()):
+def load(
+    model: keras.Model, path: PathLike, by_name: bool = False, exclude: Iterable[str] = ()
+) -> LoadReport:
     """Loads a weights file into a model. All is checked before the first weight changes.
 
     Args:
-        model: keras.Model.
-        path: of the file.
         by_name: False: the file must hold exactly the model's layers. True: layers that both
             have are loaded, the others stay as they are and are reported.
         exclude: names of layers to leave as they are; implies by_name.
-
-    Returns:
-        `LoadReport`.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -186,7 +191,8 @@ def load(model, path, by_name=False, exclude=()):
     """
     exclude = set(exclude or ())
     by_name = by_name or bool(exclude)
-    targets, report, values = weighted_layers(model), LoadReport(), []
+    targets, report = weighted_layers(model), LoadReport()
+    values: list[tuple[Weights, list[np.ndarray]]] = []
     with open_weights(path) as root:
         file_names = [text(n) for n in root.attrs["layer_names"]]
         in_file = {n for n in file_names if _weight_names(root[n])}
@@ -195,7 +201,7 @@ def load(model, path, by_name=False, exclude=()):
         report.unused = sorted(in_file - set(targets))
         if not by_name and (report.missing or report.unused):
             raise WeightsError(_structure_message(path, report))
-        problems = []
+        problems: list[str] = []
         for name, pairs in targets.items():
             if name in in_file and name not in exclude:
                 arrays = [root[name][n] for n in _weight_names(root[name])]
@@ -216,7 +222,7 @@ def load(model, path, by_name=False, exclude=()):
     return report
 
 
-def _shape_problems(layer, pairs, arrays):
+def _shape_problems(layer: str, pairs: Weights, arrays: list[h5py.Dataset]) -> list[str]:
     """Lines about weights that don't fit, empty if all do."""
     if len(pairs) != len(arrays):
         return [f"layer {layer}: expected {len(pairs)} weights, found {len(arrays)}"]
@@ -227,7 +233,7 @@ def _shape_problems(layer, pairs, arrays):
     ]
 
 
-def _shape_message(path, problems):
+def _shape_message(path: PathLike, problems: list[str]) -> str:
     layers = sorted({p.split(":")[0].split(",")[0].removeprefix("layer ") for p in problems})
     more = [f"  ... and {len(problems) - 12} more"] if len(problems) > 12 else []
     if set(layers) <= set(CLASS_LAYERS):
@@ -246,7 +252,7 @@ def _shape_message(path, problems):
     )
 
 
-def _structure_message(path, report):
+def _structure_message(path: PathLike, report: LoadReport) -> str:
     parts = [f"{path} does not hold exactly this model's layers."]
     if report.missing:
         parts.append(f"Without weights in the file: {_some(report.missing)}.")
@@ -255,7 +261,6 @@ def _structure_message(path, report):
     return " ".join([*parts, "Use by_name=True to load the layers that both have."])
 
 
-def _some(names, limit=6):
-    return ", ".join(names[:limit]) + (
-        f" and {len(names) - limit} more" if len(names) > limit else ""
-    )
+def _some(names: list[str], limit: int = 6) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,12 +1,12 @@
 """The name of a garment's colour.
 
-Each pixel gets the nearest of these names in CIELAB, where distances follow the eye; the name
-with the most pixels wins. Light counts: red cloth in deep shade is called brown or black.
+Each pixel votes for the nearest of these names in CIELAB, where distances match perception.
+Lighting matters: red cloth in deep shade is called brown or black.
 """
 
 import numpy as np
 
-# sRGB of each name's typical shades; several where one would not cover what people call so.
+# sRGB of each name's typical shades; several where one does not cover the name.
 COLORS = {
     "black": [(0, 0, 0), (35, 35, 38)],
     "grey": [(85, 85, 88), (128, 128, 128), (170, 170, 172)],
@@ -27,18 +27,14 @@ COLORS = {
 SAMPLES = 2000
 
 
-def color_name(pixels):
-    """The dominant colour of pixels.
+def color_name(pixels: np.ndarray) -> str:
+    """The dominant colour of [P, (red, green, blue)] uint8 sRGB pixels: a key of `COLORS`.
 
-    Args:
-        pixels: [P, (red, green, blue)] uint8, sRGB.
-
-    Returns:
-        a key of `COLORS`; "" without pixels.
+    "" without pixels.
     """
     if not len(pixels):
         return ""
-    # Evenly spread over the garment, and the same at each run.
+    # Evenly spread over the garment, and the same in each run.
     sample = np.asarray(pixels)[:: -(-len(pixels) // SAMPLES)]
     names = [name for name, shades in COLORS.items() for _ in shades]
     shades = np.array([shade for shades in COLORS.values() for shade in shades], np.uint8)
@@ -55,14 +51,10 @@ _TO_XYZ = np.array(
 ) / np.array([[0.95047], [1.0], [1.08883]])
 
 
-def to_lab(pixels):
-    """Colours in CIELAB for D65, as scikit-image's `rgb2lab`, whose import takes 32 MB.
+def to_lab(pixels: np.ndarray) -> np.ndarray:
+    """[P, (red, green, blue)] uint8 sRGB -> [P, (L, a, b)] float64 CIELAB for D65, L 0..100.
 
-    Args:
-        pixels: [P, (red, green, blue)] uint8, sRGB.
-
-    Returns:
-        [P, (L, a, b)] float64, L 0..100.
+    As scikit-image's `rgb2lab`, whose import takes 32 MB.
     """
     values = np.asarray(pixels) / 255
     linear = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)

@@ -1,4 +1,4 @@
-"""A COCO instance-segmentation file to look at: counts, and images with their truth drawn.
+"""A COCO instance-segmentation file to look at: counts, and images with their ground truth drawn.
 
 `inspect_coco` writes a page, a contact sheet and the counts of `mrcnn/coco/statistics.py`, for
 DeepFashion2's form or any other.
@@ -6,15 +6,17 @@ DeepFashion2's form or any other.
 Boxes are [x, y, w, h], pixels of the image as stored.
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mrcnn.coco.masks import decode
-from mrcnn.coco.reader import PROBLEMS
+from mrcnn.coco.reader import PROBLEMS, CocoTable
 from mrcnn.coco.statistics import WORDS, mask_of, read_completed, statistics
 from mrcnn.core.classes import BACKGROUND
 from mrcnn.core.files import replacing, write_atomically
@@ -44,29 +46,37 @@ class Sheet:
     classes: set[int] = field(default_factory=set)
 
 
-def inspect_coco(annotation_path, folders, output_folder, title, limit=None, count=24, seed=0):
+def inspect_coco(
+    annotation_path: str | Path,
+    folders: Sequence[Path],
+    output_folder: str | Path,
+    title: str,
+    limit: int | None = None,
+    count: int = 24,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Writes `index.html`, `statistics.json` and `contact_sheet.png`.
 
     Args:
-        annotation_path: str or Path of the COCO file; its annotations may be missing.
-        folders: where to look for the images; the first that has some counts.
+        annotation_path: the COCO file; its annotations may be missing.
+        folders: where to look for the images; the first that has some of them is taken.
         output_folder: made if needed. The page needs none of the other files.
-        title: what the page is called, such as the name of the split.
-        limit: int, look at the first images by id only; None for all.
-        count: int, images on the contact sheet.
-        seed: of their choice.
+        title: of the page, such as the name of the split.
+        limit: look at the first images by id only; None for all.
+        count: images on the contact sheet.
+        seed: of the choice of these images.
 
     Returns:
-        What `statistics` does, with more keys: annotation_file, picture_folder (None if no
-        folder has the images), searched_folders, output_folder, limit, and sheet: seed,
-        images (file names), failed (file, reason), classes_not_shown (names).
+        The content of statistics.json: that of `statistics`, and annotation_file,
+        picture_folder (None if no folder has the images), searched_folders, output_folder,
+        limit, and sheet: seed, pictures (file names), failed (file, reason), classes_not_shown.
 
     Raises:
-        ValueError: if the file is no COCO instances file.
+        ValueError: if the file is not a COCO instances file.
     """
     table = read_completed(annotation_path, limit)
     found = statistics(table)
-    folder = next((f for f in folders if _has_pictures(f, table)), None)
+    folder = next((f for f in folders if _has_images(f, table)), None)
     sheet = Sheet() if folder is None else contact_sheet(table, folder, count, seed)
     found |= {
         "annotation_file": _text(annotation_path),
@@ -89,17 +99,19 @@ def inspect_coco(annotation_path, folders, output_folder, title, limit=None, cou
     return found
 
 
-def _text(path):
+def _text(path: object) -> str:
     """A path without the stand-ins for bytes that aren't UTF-8, which JSON can't hold."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _has_pictures(folder, table):
-    """Whether the folder has one of the first images; one may be missing, not all of them."""
+def _has_images(folder: Path, table: CocoTable) -> bool:
+    """Whether the folder has at least one of the first ten images."""
     return any((Path(folder) / p.file_name).is_file() for p in table.images[:10])
 
 
-def _write(output_folder, table, found, sheet, title):
+def _write(
+    output_folder: Path, table: CocoTable, found: dict[str, Any], sheet: Sheet, title: str
+) -> None:
     output_folder.mkdir(parents=True, exist_ok=True)
     page = render("inspect.html.j2", title=title, found=found, **_page_values(table, found, sheet))
     write_atomically(output_folder / "index.html", page.encode("utf-8"))
@@ -114,35 +126,32 @@ def _write(output_folder, table, found, sheet, title):
         path.unlink(missing_ok=True)  # one of an earlier run would show other images
 
 
-def likely_folders(annotation_path, name, data):
-    """Where the images of a COCO file mostly lie, as seen from the file.
+def likely_folders(annotation_path: Path, name: str, data: Path) -> list[Path]:
+    """Folders where the images of a COCO file usually lie.
 
     Args:
-        annotation_path: Path of the COCO file.
+        annotation_path: the COCO file.
         name: of the split, such as "train" or "val2017".
-        data: Path of a data set in DeepFashion2's layout, looked at last.
-
-    Returns:
-        list of Path.
+        data: a data set in DeepFashion2's layout, looked at last.
     """
     home = annotation_path.absolute().parent
     below = (f"{name}/image", name, f"images/{name}", "images", "image", "")
     return [*(root / b for root in (home, home.parent) for b in below), data / name / "image"]
 
 
-def split_name(annotation_path):
+def split_name(annotation_path: Path) -> str:
     """The split that a COCO file is named after: train_coco.json, instances_val2017.json."""
     return annotation_path.stem.removesuffix("_coco").removeprefix("instances_")
 
 
-def summary(found):
-    """What `inspect_coco` found, as lines for the terminal."""
+def summary(found: Mapping[str, Any]) -> str:
+    """What `inspect_coco` found, as text for the terminal."""
     crowds = f", {found['crowds']:,} crowds" if found["crowds"] else ""
     lines = [
         f"{found['annotation_file']}: {found['pictures']:,} images, "
-        f"{found['pictures_without_instances']:,} of them without an instance; "
+        f"{found['pictures_without_instances']:,} of them without instances; "
         f"{found['instances']:,} instances{crowds}",
-        f"{'id':>6}  {'class':24}{'instances':>10}{'share':>8}{'pictures':>10}",
+        f"{'id':>6}  {'class':24}{'instances':>10}{'share':>8}{'images':>10}",
     ]
     lines += [
         f"{c['id']:>6}  {c['name']:24}{c['instances']:>10,}{c['share']:>8.1%}{c['pictures']:>10,}"
@@ -159,18 +168,18 @@ def summary(found):
     return "\n".join([*lines, *_sheet_lines(found)])
 
 
-def _words_shown(name, counts):
-    """The words of an attribute, and those for unexpected values if there are any."""
-    return [word for word in counts or () if counts[word] or word in WORDS[name]]
+def _words_shown(name: str, counts: Mapping[str, int] | None) -> list[str]:
+    """The words of an attribute, and "other" and "missing" if they occur."""
+    return [word for word, n in (counts or {}).items() if n or word in WORDS[name]]
 
 
-def _sheet_lines(found):
+def _sheet_lines(found: Mapping[str, Any]) -> Iterator[str]:
     sheet, output_folder = found["sheet"], Path(found["output_folder"])
     if found["picture_folder"] is None:
-        yield "no images found; give their folder with --images. Searched:"
+        yield "no images found; give their folder with --images. Searched folders:"
         yield from (f"  {folder}" for folder in found["searched_folders"])
     if sheet["failed"]:
-        last = ", no more were tried" if len(sheet["failed"]) == MOST_FAILURES else ""
+        last = " (no more were tried)" if len(sheet["failed"]) == MOST_FAILURES else ""
         yield f"{len(sheet['failed'])} images could not be drawn{last}:"
         yield from (f"  {entry['reason']}" for entry in sheet["failed"])
     count = len(sheet["pictures"])
@@ -181,9 +190,9 @@ def _sheet_lines(found):
 # --- The page ---------------------------------------------------------------------------------
 
 
-def _page_values(table, found, sheet):
+def _page_values(table: CocoTable, found: Mapping[str, Any], sheet: Sheet) -> dict[str, Any]:
     """What the template needs besides the counts."""
-    shown: dict[int, set[tuple[int, bool]]] = {picture: set() for picture, _ in sheet.tiles}
+    shown: dict[int, set[tuple[int, bool]]] = {image: set() for image, _ in sheet.tiles}
     for i, found_classes in shown.items():
         rows = slice(*table.offsets[i : i + 2])
         found_classes |= set(
@@ -214,25 +223,25 @@ def _page_values(table, found, sheet):
     }
 
 
-def _charts(found):
+def _charts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Histograms as title, note and bars of label, tick (left end, may be empty) and count."""
     boxes, areas = found["boxes"], found["areas"]
     pixels, share = areas["pixels"], areas["share_of_picture"]
     sides = pixels | {"edges": [e and e**0.5 for e in pixels["edges"]]}
     percent = share | {"edges": [100 * e for e in share["edges"]]}
-    cocos = "COCO's sizes: {small:,} small, {medium:,} medium, {large:,} large".format(**areas)
+    sizes = "COCO's sizes: {small:,} small, {medium:,} medium, {large:,} large".format(**areas)
     return [
         _whole_numbers("Instances per image", found["instances_per_picture"]),
         _whole_numbers("Polygons per instance", found["polygons_per_instance"]),
         _ranges("Box width", "pixels", boxes["width"]),
         _ranges("Box height", "pixels", boxes["height"]),
-        _ranges("Box width : height", "below 1 tall, above 1 wide", boxes["aspect"]),
-        _ranges("Mask area", f"as the side of a square in pixels. {cocos}", sides),
-        _ranges("Mask area in the image", "percent of the image", percent),
+        _ranges("Box width : height", "below 1: taller than wide", boxes["aspect"]),
+        _ranges("Mask area", f"side of a square of that area, in pixels. {sizes}", sides),
+        _ranges("Relative mask area", "per cent of the image", percent),
     ]
 
 
-def _ranges(title, note, histogram):
+def _ranges(title: str, note: str, histogram: Mapping[str, Any]) -> dict[str, Any]:
     edges = ["" if e is None else f"{e:g}" for e in histogram["edges"]]
     bars = [
         {"label": f"{low} to {high}" if high else f"{low} and more", "tick": low, "count": count}
@@ -241,8 +250,8 @@ def _ranges(title, note, histogram):
     return {"title": title, "note": note, "bars": bars, "whole": False}
 
 
-def _whole_numbers(title, occurrences):
-    """Bars for 0, 1, 2, ...; the last one takes all that are beyond."""
+def _whole_numbers(title: str, occurrences: Mapping[str, int]) -> dict[str, Any]:
+    """Bars for 0, 1, 2, ...; the last one holds all larger numbers."""
     counts = {int(k): v for k, v in occurrences.items()}
     last = min(max(counts, default=0), MOST_BARS)
     bars = [{"label": str(k), "tick": str(k), "count": counts.get(k, 0)} for k in range(last + 1)]
@@ -254,65 +263,57 @@ def _whole_numbers(title, occurrences):
 # --- The contact sheet ------------------------------------------------------------------------
 
 
-def contact_sheet(table, folder, count, seed=0):
-    """Draws images so that each class appears if `count` allows, the rarest classes first.
+def contact_sheet(table: CocoTable, folder: Path, count: int, seed: int = 0) -> Sheet:
+    """Draws `count` images so that each class appears if there is room, the rarest classes first.
 
-    An image that can't be read is noted and another one taken, but not without end.
-
-    Args:
-        table: of `read_completed`.
-        folder: of the images.
-        count: int, images wanted.
-        seed: of the choice; the same seed chooses the same images.
-
-    Returns:
-        `Sheet`; no tiles if there are no images.
+    An image that can't be read is noted and replaced by another one, `MOST_FAILURES` times at
+    most. The same seed chooses the same images.
     """
     sheet = Sheet()
     tried: set[int] = set()
-    for picture, wanted in _candidates(table, np.random.default_rng(seed)):
+    for image, wanted in _candidates(table, np.random.default_rng(seed)):
         if len(sheet.tiles) == count or len(sheet.failed) == MOST_FAILURES:
             break
-        if picture in tried or wanted in sheet.classes:
+        if image in tried or wanted in sheet.classes:
             continue
-        tried.add(picture)
-        rows = np.arange(*table.offsets[picture : picture + 2])
+        tried.add(image)
+        rows = np.arange(*table.offsets[image : image + 2])
         try:
-            sheet.tiles.append((picture, _draw(table, folder, picture, rows)))
+            sheet.tiles.append((image, _draw(table, folder, image, rows)))
             sheet.classes |= set(table.classes[rows[~table.crowd[rows]]].tolist())
         except (OSError, ValueError) as error:
-            sheet.failed.append((table.images[picture].file_name, str(error)))
+            sheet.failed.append((table.images[image].file_name, str(error)))
     return sheet
 
 
-def _candidates(table, rng):
-    """(image, class it is wanted for): some of each class, rare ones first; then any."""
+def _candidates(table: CocoTable, rng: np.random.Generator) -> Iterator[tuple[int, int | None]]:
+    """(image, class to show with it): some of each class, rare ones first; then any."""
     by_class: dict[int, list[int]] = {}
     instances = np.stack([table.image, table.classes], axis=1)[~table.crowd]
-    for picture, category in np.unique(instances, axis=0).tolist():
-        by_class.setdefault(category, []).append(picture)
+    for image, category in np.unique(instances, axis=0).tolist():
+        by_class.setdefault(category, []).append(image)
     for category in sorted(by_class, key=lambda k: (len(by_class[k]), k)):
-        for picture in rng.permutation(by_class[category])[:5].tolist():
-            yield picture, category
+        for image in rng.permutation(by_class[category])[:5].tolist():
+            yield image, category
     is_empty = np.diff(table.offsets) == 0
     for group in (~is_empty, is_empty):
-        for picture in rng.permutation(np.flatnonzero(group)).tolist():
-            yield picture, None
+        for image in rng.permutation(np.flatnonzero(group)).tolist():
+            yield image, None
 
 
-def _draw(table, folder, index, rows):
+def _draw(table: CocoTable, folder: Path, index: int, rows: np.ndarray) -> np.ndarray:
     """An image, shrunk to fit `TILE`, with the annotations of `rows`: [H, W, 3] uint8."""
-    picture = table.images[index]
+    record = table.images[index]
     # Annotations are for the pixels as they are stored.
-    image = read_image(Path(folder) / picture.file_name, apply_exif=False)
-    if image.shape[:2] != (picture.height, picture.width):
+    image = read_image(Path(folder) / record.file_name, apply_exif=False)
+    if image.shape[:2] != (record.height, record.width):
         raise ValueError(
-            f"{Path(folder) / picture.file_name} is {image.shape[1]} x {image.shape[0]} but "
-            f"annotated as {picture.width:g} x {picture.height:g}"
+            f"{Path(folder) / record.file_name} is {image.shape[1]} x {image.shape[0]} but "
+            f"annotated as {record.width:g} x {record.height:g}"
         )
     # Drawn after shrinking, so that lines and names stay sharp.
-    scale = min(1.0, TILE[0] / picture.width, TILE[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    scale = min(1.0, TILE[0] / record.width, TILE[1] / record.height)
+    size = (max(1, round(record.width * scale)), max(1, round(record.height * scale)))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     masks = np.zeros((size[1], size[0], len(rows)), bool)
     boxes = np.zeros((len(rows), 4))
@@ -323,11 +324,12 @@ def _draw(table, folder, index, rows):
             mask = Image.fromarray(255 * decode(mask_of(table, row)))
             masks[..., i] = np.asarray(mask.resize(size, Image.Resampling.BOX)) > 127
     names = [BACKGROUND, *(c.name for c in table.categories)]
-    return draw_instances(small, boxes, masks, table.classes[rows] + 1, names)
+    drawn: np.ndarray = draw_instances(small, boxes, masks, table.classes[rows] + 1, names)
+    return drawn
 
 
-def montage(tiles, captions):
-    """Tiles [H, W, 3] uint8 with a line of text below each, in rows: a Pillow image."""
+def montage(tiles: Sequence[np.ndarray], captions: Iterable[str]) -> Image.Image:
+    """Tiles [H, W, 3] uint8 with a line of text below each, in rows."""
     gap, line = 10, 18
     columns = min(SHEET_COLUMNS, len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]

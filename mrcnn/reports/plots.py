@@ -1,41 +1,39 @@
 """The plots of an evaluation as PNG files in memory. matplotlib is loaded when one is drawn."""
 
 import io
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn.evaluation import diagnosis
 from mrcnn.evaluation.average_precision import RECALLS
 from mrcnn.evaluation.metrics import KIND_NAMES, subset_rows
+from mrcnn.evaluation.scoring import EvaluationResult
 from mrcnn.render.drawing import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 120
 PLOTS = ("pr_curves", "f1", "calibration", "confusion", "subsets")
 STYLES = ("-", "--", ":")
 
 
-def draw_plots(evaluation):
-    """All plots that the data allow.
-
-    Args:
-        evaluation: `metrics.Evaluation`.
-
-    Returns:
-        {file name without ending: PNG bytes}: pr_curves, f1, calibration, confusion, and
-        subsets where the annotations have DeepFashion2's attributes.
-    """
+def draw_plots(evaluation: EvaluationResult) -> dict[str, bytes]:
+    """PNG bytes by name, of `PLOTS`; subsets only where the annotations have attributes."""
     plots = {
         "pr_curves": _pr_curves(evaluation),
         "f1": _f1(evaluation),
         "calibration": _calibration(evaluation),
         "confusion": _confusion(evaluation),
     }
-    if evaluation.metrics["box"]["subsets"]:
+    if evaluation.metrics.box.subsets:
         plots["subsets"] = _subsets(evaluation)
     return plots
 
 
-def _axes(width, height):
+def _axes(width: float, height: float) -> "tuple[Figure, Axes]":
     # Figure and not pyplot: nothing global is touched, and no display is asked for.
     from matplotlib.figure import Figure
 
@@ -45,13 +43,13 @@ def _axes(width, height):
     return figure, axes
 
 
-def _png(figure):
+def _png(figure: "Figure") -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
 
 
-def _pr_curves(evaluation):
+def _pr_curves(evaluation: EvaluationResult) -> bytes:
     """Precision over recall at IoU 0.5, one line for each class that has instances."""
     figure, axes = _axes(8, 4.8)
     kind = evaluation.kind
@@ -72,7 +70,7 @@ def _pr_curves(evaluation):
     return _png(figure)
 
 
-def _f1(evaluation):
+def _f1(evaluation: EvaluationResult) -> bytes:
     """F1 of all classes together over the score threshold."""
     figure, axes = _axes(5.8, 4.6)
     scores = evaluation.detections.scores
@@ -81,12 +79,12 @@ def _f1(evaluation):
     for kind, found in evaluation.matches.items():
         name = KIND_NAMES[kind]
         (line,) = axes.plot(thresholds, diagnosis.f1_curve(found, thresholds), label=name)
-        best = evaluation.metrics[name]["operating_point"]
-        if best and best["threshold"] is not None:
-            axes.plot(best["threshold"], best["f1"], "o", color=line.get_color())
+        best = evaluation.metrics.sections[name].operating_point
+        if best and best.threshold is not None:
+            axes.plot(best.threshold, best.f1, "o", color=line.get_color())
             axes.annotate(
-                f"{best['f1']:.2f} at {best['threshold']:.2f}",
-                (best["threshold"], best["f1"]),
+                f"{best.f1:.2f} at {best.threshold:.2f}",
+                (best.threshold, best.f1),
                 textcoords="offset points",
                 xytext=(6, 6 if kind == "bbox" else -12),
                 fontsize=8,
@@ -97,33 +95,31 @@ def _f1(evaluation):
     return _png(figure)
 
 
-def _calibration(evaluation):
-    """Share of right detections over the score; the diagonal would be perfect."""
+def _calibration(evaluation: EvaluationResult) -> bytes:
+    """Share of true positives over the score; the diagonal would be perfect."""
     figure, axes = _axes(5.8, 4.6)
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
     for kind, marker in zip(evaluation.matches, "os", strict=False):
-        found = evaluation.metrics[KIND_NAMES[kind]]["calibration"]
-        if not found:
-            continue
-        rows = found["bins"]
-        axes.plot(
-            [r["score"] for r in rows],
-            [r["right"] for r in rows],
-            marker=marker,
-            markersize=4,
-            label=f"{KIND_NAMES[kind]} (ECE {found['ece']:.3f})",
-        )
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share right at IoU 0.5")
+        name = KIND_NAMES[kind]
+        found = evaluation.metrics.sections[name].calibration
+        if found:
+            axes.plot(
+                [b.score for b in found.bins],
+                [b.right for b in found.bins],
+                marker=marker,
+                markersize=4,
+                label=f"{name} (ECE {found.ece:.3f})",
+            )
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share of true positives at IoU 0.5")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
     return _png(figure)
 
 
-def _confusion(evaluation):
+def _confusion(evaluation: EvaluationResult) -> bytes:
     """Shares of each true class by predicted class, with the counts written in."""
-    found = evaluation.metrics["confusion"]
-    counts = np.array(found["counts"])
-    names = found["classes"]
+    confusion = evaluation.metrics.confusion
+    counts, names = np.array(confusion.counts), confusion.classes
     side = max(4.0, 0.5 * len(names) + 2)
     figure, axes = _axes(side, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -134,34 +130,37 @@ def _confusion(evaluation):
         axes.text(column, row, value, ha="center", va="center", fontsize=7, color=color)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="annotated")
+    axes.set(
+        xlabel="detected (background: missed)", ylabel="annotated (background: false positive)"
+    )
     axes.spines[:].set_visible(False)
     return _png(figure)
 
 
-def _subsets(evaluation):
+def _subsets(evaluation: EvaluationResult) -> bytes:
     """AP of each subset beside the published baseline."""
-    metrics = evaluation.metrics
     name = KIND_NAMES[evaluation.kind]
-    rows = subset_rows(metrics)
+    rows = subset_rows(evaluation.metrics)
+    entries = [row.entries[name] for row in rows]
     figure, axes = _axes(9, 4.2)
     places = np.arange(len(rows)) + 0.6 * (np.arange(len(rows)) // 3)
-    values = np.array([r[name]["AP"] if r[name]["AP"] is not None else np.nan for r in rows])
-    ranges = [r[name]["interval"] or [v, v] for r, v in zip(rows, values, strict=True)]
-    errors = np.abs(np.array(ranges).T - values)
-    published = metrics["published"]
+    values = np.array([np.nan if e.AP is None else e.AP for e in entries])
+    ranges = [e.interval or (v, v) for e, v in zip(entries, values, strict=True)]
+    bars: dict[str, Any] = {
+        "yerr": np.abs(np.array(ranges).T - values),
+        "error_kw": {"elinewidth": 1},
+        "label": f"this run, {name}",
+    }
+    published = [row.published[name] for row in rows if row.published]
     width = 0.4 if published else 0.7
-    axes.bar(
-        places, values, width, yerr=errors, error_kw={"elinewidth": 1}, label=f"this run, {name}"
-    )
+    axes.bar(places, values, width, **bars)
     if published:
-        given = [r[f"published_{name}"] for r in rows]
         label = "published Mask R-CNN on DeepFashion2"
-        axes.bar(places + width, given, width, color="0.75", label=label)
-    labels = [f"{r['value']}\n({r['garments']})" for r in rows]
+        axes.bar(places + width, published, width, color="0.75", label=label)
+    labels = [f"{row.value}\n({row.garments})" for row in rows]
     axes.set_xticks(places + (width / 2 if published else 0), labels, fontsize=8)
     for i in range(0, len(rows), 3):
-        title = rows[i]["attribute"]
+        title = rows[i].attribute
         axes.text(places[i + 1] + width / 2, 1.0, title, ha="center", va="bottom", fontsize=9)
     axes.set(ylim=(0, 1), ylabel=f"{name} AP")
     axes.grid(axis="y", alpha=0.3)

@@ -1,4 +1,4 @@
-"""What a garment looks like in itself and beside itself, and the file of the head that judges it.
+"""Features of a garment and its surroundings, and the sleeve head in weights files.
 
 Bare arms lie beside a short-sleeved shirt, not in it. So the features of `SiblingHead` are means
 of the pyramid over parts of a box a little larger than the garment's: over the garment and
@@ -10,19 +10,19 @@ parts, G side of the grid, F features.
 
 import json
 import shutil
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
 import tensorflow as tf
 
 from mrcnn.core.classes import names_for
-from mrcnn.core.files import replacing
+from mrcnn.core.files import PathLike, replacing
 from mrcnn.network.roi import PyramidROIAlign
 from mrcnn.network.weights import WeightsError, inspect, open_weights
-from mrcnn.siblings import head as siblings
-from mrcnn.siblings.head import SiblingHead
+from mrcnn.siblings.head import SiblingHead, groups_to_json, siblings_from_json
 
-# The group beside the layers' in a weights file; readers that don't know it pass it over.
+# The group beside the layers' in a weights file; other readers ignore it.
 GROUP = "sleeve_head"
 # Samples across the garment's box, as many as the mask head's half size, and beyond it.
 INNER, BEYOND = 14, 3
@@ -31,17 +31,16 @@ GRID = INNER + 2 * BEYOND
 ROWS = 5
 
 
-def describe(boxes, image_meta, maps, masks):
-    """Features of detections.
+def describe(
+    boxes: tf.Tensor, image_meta: tf.Tensor, maps: Sequence[tf.Tensor], masks: tf.Tensor
+) -> tf.Tensor:
+    """Features of detections: [B, N, F] float32, F = ROWS * 2 * (C + 1).
 
     Args:
         boxes: [B, N, (y1, x1, y2, x2)] normalised.
         image_meta: [B, M].
         maps: [P2, P3, P4, P5], each [B, h, w, C].
         masks: [B, N, S, S] in 0..1, S a multiple of `INNER`.
-
-    Returns:
-        [B, N, F] float32, F = ROWS * 2 * (C + 1).
     """
     size = boxes[..., 2:] - boxes[..., :2]
     beyond = size * (BEYOND / (INNER - 1))
@@ -50,7 +49,7 @@ def describe(boxes, image_meta, maps, masks):
     return pool_parts(tf.cast(grid, tf.float32), on_grid(masks))
 
 
-def on_grid(masks):
+def on_grid(masks: tf.Tensor) -> tf.Tensor:
     """Masks [B, N, S, S] within their boxes -> shares of cells [B, N, G, G], 0 beyond the box."""
     step = masks.shape[-1] // INNER
     batch = tf.shape(masks)
@@ -59,16 +58,12 @@ def on_grid(masks):
     return tf.pad(tf.reduce_mean(cells, axis=[3, 5]), [[0, 0], [0, 0], around, around])
 
 
-def pool_parts(grid, shares):
-    """Means over garment and surroundings in each row of parts.
+def pool_parts(grid: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
+    """Means of grid [B, N, G, G, C] over garment and surroundings in each row of parts.
 
-    Args:
-        grid: [B, N, G, G, C] float32.
-        shares: [B, N, G, G] float32, how much of a cell is garment.
-
-    Returns:
-        [B, N, ROWS * 2 * (C + 1)]: of each row the means over the garment, those over its
-        surroundings, and the shares that both have of the row.
+    shares [B, N, G, G] is how much of a cell is garment. Returns [B, N, ROWS * 2 * (C + 1)]: for
+    each row the means over the garment, then those over its surroundings, each followed by the
+    share of the row's area.
     """
     weights = tf.stack([shares, 1.0 - shares], axis=-1)
     batch, count = tf.shape(grid)[0], tf.shape(grid)[1]
@@ -82,15 +77,8 @@ def pool_parts(grid, shares):
     return tf.reshape(parts, [batch, count, ROWS * 2 * (grid.shape[-1] + 1)])
 
 
-def read_head(path, class_names):
-    """The head that a weights file carries.
-
-    Args:
-        path: of the file.
-        class_names: of the model, background first.
-
-    Returns:
-        `SiblingHead`.
+def read_head(path: PathLike, class_names: Sequence[str]) -> SiblingHead:
+    """The head that a weights file carries, for a model of these classes, background first.
 
     Raises:
         WeightsError: if it has none, or one that doesn't fit.
@@ -107,7 +95,7 @@ def read_head(path, class_names):
             return SiblingHead(
                 np.asarray(group["kernel:0"], np.float32),
                 np.asarray(group["bias:0"], np.float32),
-                siblings.siblings_from_json(group.attrs["groups"], class_names),
+                siblings_from_json(group.attrs["groups"], class_names),
                 float(group.attrs["margin"]),
             )
         except (KeyError, ValueError) as error:
@@ -117,24 +105,23 @@ def read_head(path, class_names):
             ) from error
 
 
-def write_head(head, source, target, refine=None):
+def write_head(
+    head: SiblingHead, source: PathLike, target: PathLike, refine: bool | None = None
+) -> None:
     """Writes a weights file with a head: a copy of another, under a temporary name until complete.
 
-    Args:
-        head: `SiblingHead`.
-        source: a weights file; a head that it has is replaced.
-        target: path, may be the same.
-        refine: what SLEEVE_REFINE becomes in the file's configuration; None leaves it.
+    A head that the source has is replaced; target may be the same file. refine is what
+    SLEEVE_REFINE becomes in the file's configuration; None leaves it.
     """
-    names = model_names(inspect(source))
+    names = inspect(source).class_names or names_for(len(head.bias))
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "a") as file:
             file.pop(GROUP, None)
             group = file.create_group(GROUP)
-            # As the layers' groups, so that tools which go through all groups can copy it.
+            # Like the layers' groups, so that tools which go through all groups can copy it.
             group.attrs["weight_names"] = np.array([b"kernel:0", b"bias:0"])
-            group.attrs["groups"] = siblings.groups_to_json(head.siblings, names)
+            group.attrs["groups"] = groups_to_json(head.siblings, names)
             group.attrs["margin"] = head.margin
             group.create_dataset("kernel:0", data=head.kernel)
             group.create_dataset("bias:0", data=head.bias)
@@ -143,21 +130,19 @@ def write_head(head, source, target, refine=None):
                 file.attrs["config"] = json.dumps(config)
 
 
-def model_names(info):
-    """Class names, background first, of a model by the `weights.FileInfo` of its file."""
-    return info.class_names or names_for(info.num_classes)
+def refine_batch(
+    head: SiblingHead | None,
+    detections: np.ndarray,
+    masks: np.ndarray,
+    features: np.ndarray,
+    nms_threshold: float,
+) -> None:
+    """`SiblingHead.refine` for each image of a batch, in place.
 
-
-def refine_batch(head, detections, masks, features, nms_threshold):
-    """`SiblingHead.refine` of each image of a batch, in place.
-
-    Args:
-        head: `SiblingHead`, or None if no file with one was loaded.
-        detections: [B, D, 6]. masks: [B, n, S, S]. features: [B, n, F].
-        nms_threshold: as there.
+    detections [B, D, 6], masks [B, n, S, S], features [B, n, F].
 
     Raises:
-        WeightsError: if there is no head.
+        WeightsError: if there is no head, as no file with one was loaded.
     """
     if head is None:
         raise WeightsError(

@@ -3,7 +3,10 @@
 Letters in shapes: C classes, background included, F features of a garment, N samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,16 +15,16 @@ from tqdm import tqdm
 
 from mrcnn.core.boxes import compute_overlaps, norm_boxes
 from mrcnn.core.files import replacing
+from mrcnn.data.dataset import Dataset
 from mrcnn.data.policy import Policy
 from mrcnn.data.scenes import load_scene
 from mrcnn.network.detection import DetectionGraph
-from mrcnn.siblings import head as siblings
 from mrcnn.siblings import sleeves
-from mrcnn.siblings.head import SiblingHead
+from mrcnn.siblings.head import SiblingHead, overrule, sibling_table
 
-# A detection is of the garment that its box overlaps so much at least.
+# IoU from which a detection is of a garment.
 SAME_GARMENT = 0.5
-# What the class found is overruled by is chosen among these.
+# The margin is chosen among these.
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 FOLDS = 5
 STILL = Policy(flip=0, move=0, colour=0, blur=0, occlusion=0)
@@ -29,7 +32,7 @@ STILL = Policy(flip=0, move=0, colour=0, blur=0, occlusion=0)
 
 @dataclass
 class Samples:
-    """Detections of annotated garments whose class is a sibling of the one found.
+    """Detections of annotated garments whose class is a sibling of the detected one.
 
     Attributes:
         features: [N, F] float32.
@@ -41,49 +44,52 @@ class Samples:
     features: np.ndarray
     truth: np.ndarray
     found: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     best: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.truth)
 
-    def select(self, rows):
+    def select(self, rows: np.ndarray) -> "Samples":
         """The samples of these rows, int or bool array."""
         return Samples(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @staticmethod
-    def joined(parts):
+    def joined(parts: Sequence["Samples"]) -> "Samples":
         """All samples of several `Samples`; the numbers of their images must differ."""
         names = [field.name for field in fields(Samples)]
         return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Writes an .npz file."""
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @staticmethod
-    def load(path):
+    def load(path: str | Path) -> "Samples":
         """Reads a file that `save` wrote."""
         with np.load(path) as file:
             return Samples(*(file[field.name] for field in fields(Samples)))
 
 
-def collect(model, dataset, augmentation=None, passes=1, seed=0):
-    """Runs the detector on varied training images.
+def collect(
+    model: Any,
+    dataset: Dataset,
+    augmentation: Policy | None = None,
+    passes: int = 1,
+    seed: int = 0,
+) -> Samples:
+    """Runs the detector on augmented training images.
 
     Args:
-        model: `MaskRCNN` in inference mode, whose BATCH_SIZE images go through at once. Its
-            DETECTION_MIN_CONFIDENCE is best low: weak detections are examples too.
-        dataset: a prepared `Dataset` of the model's classes.
-        augmentation: `Policy` or None.
-        passes: how often each image is varied.
-        seed: of the variations.
-
-    Returns:
-        `Samples`.
+        model: `MaskRCNN` in inference mode, which uses this wing; its DETECTION_MIN_CONFIDENCE is best low, as weak detections are
+            examples too.
+        dataset: prepared, of the model's classes.
+        augmentation: None leaves the images as they are.
+        passes: how often each image is augmented.
+        seed: of the augmentation.
     """
-    table = siblings.sibling_table(model.class_names)
+    table = sibling_table(model.class_names)
     augmentation = augmentation or STILL
     graph = DetectionGraph(model.keras_model, sleeves.describe)
     size = model.config.BATCH_SIZE
@@ -91,7 +97,7 @@ def collect(model, dataset, augmentation=None, passes=1, seed=0):
     parts = []
     for start in tqdm(range(0, len(visits), size), "detections", unit="batch"):
         chosen = visits[start : start + size]
-        scenes = [
+        scenes: list[Any] = [
             load_scene(
                 dataset, model.config, i, augmentation, rng=np.random.default_rng((seed, n, i))
             )
@@ -101,14 +107,16 @@ def collect(model, dataset, augmentation=None, passes=1, seed=0):
             chosen, scenes, _detect(model, graph, scenes), strict=True
         ):
             boxes = norm_boxes(scene[3], scene[0].shape[:2]).astype(np.float32)
-            parts.append(match(found, features, scene[2], boxes, table, image_id))
+            parts.append(pair_with_garments(found, features, scene[2], boxes, table, image_id))
     return Samples.joined(parts)
 
 
-def _detect(model, graph, scenes):
+def _detect(
+    model: Any, graph: DetectionGraph, scenes: list[Any]
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(detections [D, 6], features [n, F]) of each scene of a batch."""
     count, size = len(scenes), model.config.BATCH_SIZE
-    filled = scenes + scenes[-1:] * (size - count)  # another batch size would be traced anew
+    filled = scenes + scenes[-1:] * (size - count)  # another batch size means another trace
     mean = np.asarray(model.config.MEAN_PIXEL, np.float32)
     molded = np.stack([np.subtract(scene[0], mean, dtype=np.float32) for scene in filled])
     metas = np.stack([scene[1] for scene in filled])
@@ -116,24 +124,28 @@ def _detect(model, graph, scenes):
     return list(zip(detections, features, strict=True))[:count]
 
 
-def match(detections, features, class_ids, boxes, table, picture):
-    """Samples of one image.
+def pair_with_garments(
+    detections: np.ndarray,
+    features: np.ndarray,
+    class_ids: np.ndarray,
+    boxes: np.ndarray,
+    table: np.ndarray,
+    image_id: int,
+) -> Samples:
+    """Pairs each detection of an image with the garment of a sibling class it overlaps most.
 
     Args:
         detections: [D, (y1, x1, y2, x2, class id, score)] normalised, best first, zero-padded.
         features: [at least the detections, F].
-        class_ids: [G] int, boxes: [G, (y1, x1, y2, x2)] normalised: the annotated garments.
-        table: [C, C] bool, as of `siblings.sibling_table`.
-        image: its number.
-
-    Returns:
-        `Samples`; of each detection the garment that it overlaps most among its siblings.
+        class_ids, boxes: [G] int and [G, (y1, x1, y2, x2)] normalised: the annotated garments.
+        table: [C, C] bool, as of `sibling_table`.
+        image_id: internal id of the image.
     """
     count = int(np.count_nonzero(detections[:, 4]))
     found = detections[:count, 4].astype(np.int32)
     class_ids = np.asarray(class_ids, np.int32)
     overlaps = compute_overlaps(detections[:count, :4], boxes)
-    # Crowds have negative ids and are no one garment.
+    # Crowds have negative ids and are not single garments.
     fits = table[found][:, np.maximum(class_ids, 0)] & (class_ids > 0)
     overlaps = np.where(fits, overlaps, 0.0)
     garment = overlaps.argmax(axis=1) if len(class_ids) else np.zeros(count, int)
@@ -145,24 +157,18 @@ def match(detections, features, class_ids, boxes, table, picture):
         np.asarray(features, np.float32)[rows],
         class_ids[garment],
         found[rows],
-        np.full(len(rows), picture, np.int64),
+        np.full(len(rows), image_id, np.int64),
         best,
     )
 
 
-def fit(samples, table, decay, steps=500):
-    """Multinomial logistic regression within each group of siblings.
+def fit(
+    samples: Samples, table: np.ndarray, decay: float, steps: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression within each group of siblings: kernel [F, C], bias [C].
 
-    The problem is convex and small, so each step sees all samples and nothing is drawn.
-
-    Args:
-        samples: `Samples`, at least one.
-        table: [C, C] bool.
-        decay: weight of the kernel's sum of squares in the loss, of features of unit variance.
-        steps: of the optimisation.
-
-    Returns:
-        kernel [F, C] and bias [C] float32.
+    The problem is convex and small, so each step sees all samples and nothing is random. decay is
+    the weight of the kernel's sum of squares in the loss, for features of unit variance.
     """
     mean, deviation = samples.features.mean(axis=0), samples.features.std(axis=0) + 1e-3
     scaled = tf.constant((samples.features - mean) / deviation)
@@ -173,7 +179,7 @@ def fit(samples, table, decay, steps=500):
     optimizer.build(dense.trainable_variables)
 
     @tf.function(autograph=False)
-    def step():
+    def step() -> None:
         with tf.GradientTape() as tape:
             logits = tf.where(others, -1e9, dense(scaled))
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(samples.truth, logits)
@@ -187,11 +193,11 @@ def fit(samples, table, decay, steps=500):
     return kernel, np.asarray(dense.bias) - mean @ kernel
 
 
-def cross_validate(samples, table, decay, seed=0):
+def cross_validate(samples: Samples, table: np.ndarray, decay: float, seed: int = 0) -> np.ndarray:
     """Probabilities [N, C] of each sample by a head that has not seen its image."""
-    pictures = np.unique(samples.pictures)
-    fold = np.random.default_rng(seed).permutation(len(pictures)) % FOLDS
-    fold_of = fold[np.searchsorted(pictures, samples.pictures)]
+    images = np.unique(samples.images)
+    fold = np.random.default_rng(seed).permutation(len(images)) % FOLDS
+    fold_of = fold[np.searchsorted(images, samples.images)]
     probabilities = np.zeros((len(samples), len(table)), np.float32)
     for number in range(FOLDS):
         held = fold_of == number
@@ -203,17 +209,19 @@ def cross_validate(samples, table, decay, seed=0):
     return probabilities
 
 
-def choose_margin(probabilities, truth, found, margins=MARGINS):
-    """The margin that leaves the fewest wrong classes; the largest of several.
-
-    Returns:
-        margin, and rows (margin, wrong classes put right, right classes put wrong).
-    """
+def choose_margin(
+    probabilities: np.ndarray,
+    truth: np.ndarray,
+    found: np.ndarray,
+    margins: Sequence[float] = MARGINS,
+) -> tuple[float, list[tuple[float, int, int]]]:
+    """The margin that leaves the fewest wrong classes, the largest of several; and of each margin
+    a row (margin, corrected classes, classes made wrong)."""
     rows = []
     for margin in margins:
-        decided = siblings.overrule(probabilities, found, margin)
-        mended = int(np.sum((decided == truth) & (found != truth)))
-        spoilt = int(np.sum((decided != truth) & (found == truth)))
-        rows.append((margin, mended, spoilt))
+        decided = overrule(probabilities, found, margin)
+        corrected = int(np.sum((decided == truth) & (found != truth)))
+        broken = int(np.sum((decided != truth) & (found == truth)))
+        rows.append((margin, corrected, broken))
     best = max(rows, key=lambda row: (row[1] - row[2], row[0]))
     return best[0], rows

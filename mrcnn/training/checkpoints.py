@@ -19,9 +19,11 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import msgspec
@@ -39,19 +41,13 @@ class CheckpointError(ValueError):
     """No checkpoint of a run can be used; the message says why."""
 
 
-@dataclass
-class Saved:
-    """A checkpoint that was found whole.
-
-    Attributes:
-        weights: Path of the weights file.
-        info: dict, what was given to `Checkpoints.save`.
-        arrays: dict of name -> array.
-    """
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found whole: the weights file, and what `Checkpoints.save` took."""
 
     weights: Path
-    info: dict
-    arrays: dict
+    info: dict[str, Any]
+    arrays: dict[str, np.ndarray]
 
 
 class _Entry(msgspec.Struct):
@@ -65,35 +61,37 @@ class _Entry(msgspec.Struct):
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
+    """The checkpoints of the run folder of a configuration `name`.
 
-    Args:
-        folder: str or Path.
-        name: of the configuration.
-        keep: the newest so many are kept, besides the best.
+    The newest `keep` of them stay, and the best.
     """
 
-    def __init__(self, folder, name, keep=3):
+    def __init__(self, folder: str | Path, name: str, keep: int = 3) -> None:
         if keep < 1:
             raise ValueError(f"got keep={keep}; keep 1 checkpoint or more")
         self.folder, self.name, self.keep = Path(folder), name, keep
 
     @property
-    def is_empty(self):
+    def is_empty(self) -> bool:
         """Whether no checkpoint was written yet."""
         return not (self.folder / LIST).exists()
 
-    def save(self, write_weights, arrays, info, best=False):
+    def save(
+        self,
+        write_weights: Callable[[Path], object],
+        arrays: Mapping[str, np.ndarray],
+        info: Mapping[str, Any],
+        best: bool = False,
+    ) -> None:
         """Writes a checkpoint, then removes what isn't needed any more.
 
         What a process that was killed while saving left behind is removed too; files of others
         stay.
 
         Args:
-            write_weights: f(path) that writes the weights file, atomically.
-            arrays: dict of name -> array.
-            info: dict that JSON can hold; "epoch" is the number of whole epochs done and "step"
-                that of steps in the next one.
+            write_weights: writes the weights file, atomically.
+            info: as JSON; "epoch" is the number of whole epochs done and "step" that of steps in
+                the next one.
             best: whether this is the best epoch so far.
         """
         whole = not info["step"]
@@ -116,22 +114,20 @@ class Checkpoints:
         write_atomically(self.folder / LIST, content, sync=True)
         self._prune({name for e in entries for name in (e.weights, e.state)})
 
-    def _path(self, epoch, whole, entries):
+    def _path(self, epoch: int, whole: bool, entries: list[_Entry]) -> Path:
         """The weights file to write: in the middle of an epoch one that isn't on the list."""
         if whole:
             return checkpoint_path(self.folder, self.name, epoch)
         used = {e.weights for e in entries}
         return self.folder / next(name for name in INTERRUPTED if name not in used)
 
-    def restore(self):
+    def restore(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; older ones are tried with a warning.
 
-        Returns:
-            `Saved`, or None if the folder has no list of checkpoints.
+        None if the folder has no list of checkpoints.
 
         Raises:
-            CheckpointError: if there is a list, but it can't be read, or no checkpoint on it is
-                whole.
+            CheckpointError: if the list can't be read, or no checkpoint on it is whole.
         """
         if self.is_empty:
             return None
@@ -142,14 +138,14 @@ class Checkpoints:
                 for text in problems:
                     warnings.warn(f"{text}; the checkpoint before it is used", stacklevel=2)
                 arrays, info = _read_state(self.folder / entry.state)
-                return Saved(self.folder / entry.weights, info, arrays)
+                return Checkpoint(self.folder / entry.weights, info, arrays)
             problems.append(problem)
         raise CheckpointError(
             f"no checkpoint in {self.folder} is whole ({'; '.join(problems) or 'none is listed'}); "
             "start anew, or from a weights file with --weights FILE"
         )
 
-    def _problem(self, entry):
+    def _problem(self, entry: _Entry) -> str:
         """What is wrong with a checkpoint; "" if nothing is."""
         for name in (entry.weights, entry.state):
             path = self.folder / name
@@ -162,7 +158,7 @@ class Checkpoints:
                 return f"{path} can't be read ({error})"
         return ""
 
-    def _entries(self):
+    def _entries(self) -> list[_Entry]:
         path = self.folder / LIST
         try:
             return msgspec.json.decode(path.read_bytes(), type=list[_Entry])
@@ -172,7 +168,7 @@ class Checkpoints:
                 "beside it with --weights FILE"
             ) from error
 
-    def _entries_to_add_to(self):
+    def _entries_to_add_to(self) -> list[_Entry]:
         """The list. A broken one is started anew: it must not end a run that did an epoch."""
         if self.is_empty:
             return []
@@ -182,7 +178,7 @@ class Checkpoints:
             warnings.warn(f"{self.folder / LIST} can't be read; it starts anew", stacklevel=3)
             return []
 
-    def _prune(self, needed):
+    def _prune(self, needed: set[str]) -> None:
         """Removes checkpoints and halves of them that this class wrote, but for those needed.
 
         Weights without a state beside them are somebody else's, whatever their name.
@@ -200,30 +196,31 @@ class Checkpoints:
                 _remove(self.folder / name)
 
 
-def _write_state(path, arrays, info):
+def _write_state(path: Path, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
     with replacing(path, sync=True) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["info"] = json.dumps(info)
         for name, array in arrays.items():
             file.create_dataset(name, data=np.asarray(array))
 
 
-def _read_state(path):
+def _read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays: dict[str, np.ndarray] = {}
+
+    def read(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
     with h5py.File(path, "r") as file:
-        arrays = {}
-        file.visititems(
-            lambda name, item: (
-                arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-            )
-        )
+        file.visititems(read)
         return arrays, json.loads(file.attrs["info"])
 
 
-def _sha256(path):
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _link(path, other):
+def _link(path: Path, other: Path) -> None:
     """Gives a file a second name, or copies it where the file system knows no such thing."""
     temporary = other.with_name(f".{other.name}.link.tmp")
     _remove(temporary)
@@ -236,6 +233,6 @@ def _link(path, other):
         os.replace(temporary, other)
 
 
-def _remove(path):
+def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink()

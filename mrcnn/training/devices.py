@@ -4,7 +4,6 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
@@ -14,31 +13,31 @@ class Cluster:
     """The processes and devices that train in step.
 
     Attributes:
-        strategy: tf.distribute.Strategy; models and optimizers are made in its scope.
+        strategy: models and optimizers are made in its scope.
         workers: processes.
         index: of this process. The first is the chief, which alone writes files.
     """
 
-    strategy: Any
+    strategy: tf.distribute.Strategy
     workers: int = 1
     index: int = 0
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         return self.index == 0
 
     @property
-    def replicas(self):
+    def replicas(self) -> int:
         """Devices of all processes."""
         return self.strategy.num_replicas_in_sync
 
     @property
-    def local_replicas(self):
+    def local_replicas(self) -> int:
         """Devices of this process."""
         return self.replicas // self.workers
 
 
-def find_cluster(gpu_count=1):
+def find_cluster(gpu_count: int = 1) -> Cluster:
     """The cluster that the environment describes.
 
     With TF_CONFIG, or as one of several tasks that Slurm's srun started, all of them train together
@@ -74,20 +73,21 @@ def find_cluster(gpu_count=1):
     return Cluster(tf.distribute.MirroredStrategy([d.name for d in devices[:gpu_count]]))
 
 
-def count_processes():
-    """Processes that train together, by the environment; 1 without a word of others."""
+def count_processes() -> int:
+    """Processes that train together, by the environment."""
     return _tasks()[0]
 
 
-def _tasks():
-    """(processes, index of this one, cluster resolver)."""
+def _tasks() -> tuple[int, int, tf.distribute.cluster_resolver.ClusterResolver | None]:
+    """Number of processes, index of this one, and the cluster resolver if there are several."""
     text = os.environ.get("TF_CONFIG")
     if text:
         try:
             content = json.loads(text)
             addresses, task = content["cluster"], content["task"]
             # The chief comes first where there is one; else the first worker is it.
-            order = [(kind, i) for kind in ("chief", "worker") for i in _range(addresses, kind)]
+            kinds = ("chief", "worker")
+            order = [(kind, i) for kind in kinds for i in range(len(addresses.get(kind, ())))]
             index = order.index((task["type"], int(task["index"])))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -102,7 +102,7 @@ def _tasks():
     return 1, 0, None
 
 
-def _slurm_tasks():
+def _slurm_tasks() -> tuple[int, int, tf.distribute.cluster_resolver.ClusterResolver]:
     """`_tasks` of a Slurm step.
 
     Not by TensorFlow's own resolver, which fails without GPUs and takes hosts in alphabetical
@@ -122,8 +122,8 @@ def _slurm_tasks():
         own = addresses[index]
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"Slurm's variables tell of {os.environ['SLURM_STEP_NUM_TASKS']} tasks, but where they "
-            f"run can't be found out ({error!r}); start them by srun, or set TF_CONFIG"
+            f"Slurm started {os.environ['SLURM_STEP_NUM_TASKS']} tasks, but its variables don't say "
+            f"where they run ({error!r}); start them by srun, or set TF_CONFIG"
         ) from error
     local = sum(address.split(":")[0] == own.split(":")[0] for address in addresses)
     gpus = _share_gpus(local, int(own.split(":")[1]) - first)
@@ -137,16 +137,8 @@ def _slurm_tasks():
     return len(addresses), index, resolver
 
 
-def _share_gpus(tasks, place):
-    """Leaves this task its share where all tasks of a machine see all its GPUs.
-
-    Args:
-        tasks: on this machine.
-        place: of this one among them.
-
-    Returns:
-        int, GPUs of this task.
-    """
+def _share_gpus(tasks: int, place: int) -> int:
+    """Takes the share of one of this machine's tasks where all see all its GPUs; returns its size."""
     gpus = tf.config.list_physical_devices("GPU")
     own = "SLURM_GPUS_PER_TASK" in os.environ or tasks == 1  # Slurm shares them out itself
     if not own and len(gpus) >= tasks:
@@ -156,13 +148,14 @@ def _share_gpus(tasks, place):
     return len(gpus)
 
 
-def _slurm_hosts(text):
+def _slurm_hosts(text: str) -> list[str]:
     """'n[08-10,12],m' -> ['n08', 'n09', 'n10', 'n12', 'm']."""
     parts = re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text)
     return [host for part in parts for host in _slurm_expand(part)]
 
 
-def _slurm_expand(part):
+def _slurm_expand(part: str) -> list[str]:
+    """One comma-separated part of a node list; it may have several brackets."""
     found = re.fullmatch(r"([^\[]*)\[([^\]]*)\](.*)", part)
     if not found:
         return [part]
@@ -174,7 +167,7 @@ def _slurm_expand(part):
     return [name + rest for name in names for rest in _slurm_expand(tail)]
 
 
-def _slurm_counts(text):
+def _slurm_counts(text: str) -> list[int]:
     """'2(x3),1' -> [2, 2, 2, 1]."""
     counts: list[int] = []
     for part in text.split(","):
@@ -183,7 +176,3 @@ def _slurm_counts(text):
             raise ValueError(f"SLURM_STEP_TASKS_PER_NODE is {text!r}")
         counts += [int(found.group(1))] * int(found.group(2) or 1)
     return counts
-
-
-def _range(addresses, kind):
-    return range(len(addresses.get(kind, ())))

@@ -15,10 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from mrcnn.core.files import write_atomically
 
+Row = dict[str, Any]  # column -> number, "epoch" among them; None: it was not finite
 PACKAGES = ("tensorflow", "keras", "numpy", "pyimgaug", "pycocotools", "scikit-image", "h5py")
 
 
@@ -26,13 +28,12 @@ class RunLog:
     """Writes one row an epoch.
 
     Args:
-        folder: of the run, str or Path.
         done: epochs done before; rows of later ones, which a run that went on from an older
             checkpoint does anew, are cut off.
         tensorboard: whether to write TensorBoard's files too.
     """
 
-    def __init__(self, folder, done=0, tensorboard=False):
+    def __init__(self, folder: str | Path, done: int = 0, tensorboard: bool = False) -> None:
         self.folder = Path(folder)
         self.rows = [row for row in read_rows(folder) if row["epoch"] <= done]
         self._writer: Any = None
@@ -41,44 +42,32 @@ class RunLog:
 
             self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
 
-    def write(self, row):
-        """Adds an epoch.
-
-        Args:
-            row: dict of column -> number, "epoch" among them.
-        """
+    def write(self, row: Row) -> None:
+        """Adds an epoch."""
         self.rows.append(row)
         lines = b"".join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in self.rows)
         write_atomically(self.folder / "log.jsonl", lines)
         write_atomically(self.folder / "log.csv", _csv(self.rows))
         write_atomically(self.folder / "curves.png", plot_curves(self.rows))
-        if self._writer is not None:
-            self._summarize(row)
+        numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "epoch"}
+        self._summarize("scalar", numbers, row["epoch"])
 
-    def _summarize(self, row):
+    def add_image(self, name: str, image: np.ndarray, epoch: int) -> None:
+        """Shows an image uint8 [H, W, 3] in TensorBoard."""
+        self._summarize("image", {name: image[None]}, epoch)
+
+    def _summarize(self, kind: str, values: dict[str, Any], epoch: int) -> None:
+        if self._writer is None:
+            return
         import tensorflow as tf
 
-        with self._writer.as_default():
-            for name, value in row.items():
-                if name != "epoch" and isinstance(value, (int, float)):
-                    tf.summary.scalar(name, value, step=row["epoch"])
+        with self._writer.as_default(step=epoch):
+            for name, value in values.items():
+                getattr(tf.summary, kind)(name, value)
         self._writer.flush()
 
-    def picture(self, name, image, epoch):
-        """Shows an image in TensorBoard.
 
-        Args:
-            image: uint8 [H, W, 3].
-        """
-        if self._writer is not None:
-            import tensorflow as tf
-
-            with self._writer.as_default():
-                tf.summary.image(name, image[None], step=epoch)
-            self._writer.flush()
-
-
-def read_rows(folder):
+def read_rows(folder: str | Path) -> list[Row]:
     """Rows of a folder's log.jsonl, [] without one; a line that was cut off ends them."""
     path = Path(folder) / "log.jsonl"
     rows = []
@@ -94,7 +83,7 @@ def read_rows(folder):
     return rows
 
 
-def _csv(rows):
+def _csv(rows: list[Row]) -> bytes:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
@@ -104,13 +93,10 @@ def _csv(rows):
     return text.getvalue().encode()
 
 
-def plot_curves(rows):
-    """PNG bytes: the losses of all epochs, and the learning rate below them.
+def plot_curves(rows: list[Row]) -> bytes:
+    """PNG of the losses of all epochs, and the learning rate below them.
 
-    Each loss has a colour: its line is whole for training and dashed for validation.
-
-    Args:
-        rows: list of dicts, as `RunLog.write` takes them; losses may come and go.
+    Each loss has a colour: its line is solid for training and dashed for validation.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -133,7 +119,7 @@ def plot_curves(rows):
     return out.getvalue()
 
 
-def _plot_losses(axes, rows):
+def _plot_losses(axes: Any, rows: list[Row]) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     names = [n for n in columns if n == "loss" or n.endswith("_loss")]
     kinds = list(dict.fromkeys(n.removeprefix("val_") for n in names))
@@ -159,14 +145,10 @@ def _plot_losses(axes, rows):
         axes.legend(fontsize="small", ncols=2)
 
 
-def write_run(folder, **content):
+def write_run(folder: str | Path, **content: Any) -> None:
     """Writes or continues run.json: what was run, with what, when.
 
     A run that goes on adds an entry under "resumed" and leaves the first one alone.
-
-    Args:
-        folder: of the run.
-        **content: what JSON can hold, such as config, arguments and seed.
     """
     path = Path(folder) / "run.json"
     entry = {
@@ -187,7 +169,7 @@ def write_run(folder, **content):
     )
 
 
-def _first_entry(path):
+def _first_entry(path: Path) -> dict[str, Any] | None:
     """Content of run.json, None without one; what can't be read is put aside."""
     try:
         content = orjson.loads(path.read_bytes())
@@ -203,18 +185,18 @@ def _first_entry(path):
     return None
 
 
-def _version(package):
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _commit():
+def _commit() -> str | None:
     """Commit of the program, "+" added if files differ from it; None outside a git checkout."""
     here = Path(__file__).resolve().parent
 
-    def git(*command):
+    def git(*command: str) -> str:
         return subprocess.run(
             ["git", *command], cwd=here, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()

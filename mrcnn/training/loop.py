@@ -5,30 +5,31 @@ run that goes on from a checkpoint gives the same weights, bit by bit, as one th
 stopped (on one CPU; other devices may add in another order).
 """
 
+import functools
 import math
-import signal
-import threading
 import time
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from mrcnn.training.step import Trainer, make_optimizer, set_trainable, total_loss
-
-__all__ = ["Trainer", "Training", "fit", "make_optimizer", "set_trainable", "total_loss"]
-
-
-class TrainingStopped(RuntimeError):
-    """The run ended before its last epoch, with all saved; the message says how to go on."""
-
-
-class WorkerLost(RuntimeError):
-    """Another process of the cluster is gone."""
+from mrcnn.config import Config
+from mrcnn.data.dataset import Dataset
+from mrcnn.data.loader import BatchLoader
+from mrcnn.data.preview import preview
+from mrcnn.network.backbone import stage_patterns
+from mrcnn.training import preflight
+from mrcnn.training.checkpoints import Checkpoint, Checkpoints
+from mrcnn.training.devices import Cluster
+from mrcnn.training.log import Row, RunLog, write_run
+from mrcnn.training.options import TrainingOptions
+from mrcnn.training.step import Batch, Trainer, make_optimizer, set_trainable
+from mrcnn.training.stopping import StopSignals, TrainingStopped, stop_signals, workers_may_fail
 
 
 @dataclass
@@ -45,374 +46,400 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    sums: dict = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     waited: float = 0.0
     best: float | None = None
     best_epoch: int = 0
     since: int = 0
 
-    def begin_epoch(self, epoch):
+    def begin_epoch(self, epoch: int) -> None:
         self.epoch, self.step, self.sums = epoch, 0, {}
         self.seconds = self.waited = 0.0
 
-    def add(self, losses):
+    def add(self, losses: Mapping[str, float]) -> None:
         self.step += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def means(self):
+    def means(self) -> dict[str, float]:
         return {name: total / self.step for name, total in self.sums.items()}
 
 
+class TrainedModel(Protocol):
+    """What the loop needs of `MaskRCNN`, which lives above it."""
+
+    config: Config
+    cluster: Cluster
+    keras_model: Any
+    epoch: int
+    resumed: Checkpoint | None
+    progress: Progress | None
+    log_dir: str
+
+    @property
+    def run_name(self) -> str: ...
+    def make_log_dir(self) -> None: ...
+    def save_weights(self, filepath: Path) -> None: ...
+
+
+def train(
+    model: TrainedModel,
+    train_dataset: Dataset,
+    val_dataset: Dataset | None,
+    learning_rate: float,
+    epochs: int,
+    layers: str,
+    options: TrainingOptions,
+) -> list[Row]:
+    """What `MaskRCNN.train` does; see there."""
+    config, cluster = model.config, model.cluster
+    names = set_trainable(model.keras_model, stage_patterns(config.BACKBONE).get(layers, layers))
+    trainer = _make_trainer(model, learning_rate, options)
+    loader, val_loader = _make_loaders(train_dataset, val_dataset, config, cluster, options)
+    if options.check or options.dry_run:
+        with workers_may_fail(cluster):
+            preflight.check(model, trainer, loader, val_dataset, options)
+    if cluster.is_chief and (options.preview or not options.dry_run):
+        model.make_log_dir()
+    if cluster.is_chief and options.preview:
+        path = Path(model.log_dir) / "preview.png"
+        preview(loader, options.preview, path)
+        print(f"Augmented images as training sees them: {path}")
+    if options.dry_run:
+        return []
+    loop = Loop(
+        trainer,
+        loader,
+        val_loader,
+        options,
+        epochs=epochs,
+        steps_per_epoch=config.STEPS_PER_EPOCH,
+        validation_steps=config.VALIDATION_STEPS,
+        stage=options.stage_name or layers,
+        save_weights=model.save_weights,
+    )
+    loop.begin(model)
+    if cluster.is_chief:
+        loop.checkpoints = Checkpoints(model.log_dir, model.run_name, options.keep)
+        loop.log = RunLog(model.log_dir, loop.progress.epoch, options.tensorboard)
+        counts = {"train": len(train_dataset.image_ids)}
+        if val_dataset is not None:
+            counts["validation"] = len(val_dataset.image_ids)
+        write_run(
+            model.log_dir,
+            config=config.to_dict(),
+            seed=options.seed,
+            stage=layers,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            devices=cluster.replicas,
+            pictures=counts,
+            **options.facts,
+        )
+    if loop.verbose:
+        print(
+            f"Training {len(names)} layers ({layers}) from epoch {loop.progress.epoch} to {epochs}"
+        )
+        print(f"Run folder: {model.log_dir}")
+    try:
+        return loop.run()
+    finally:
+        model.epoch, model.progress = loop.progress.epoch, loop.progress
+
+
+def _make_trainer(model: TrainedModel, learning_rate: float, options: TrainingOptions) -> Trainer:
+    with model.cluster.strategy.scope():
+        replicas = model.cluster.replicas
+        optimizer = make_optimizer(model.config, learning_rate, replicas=replicas)
+    model.keras_model.compile(optimizer=optimizer)  # so that callbacks find model.optimizer
+    return Trainer(
+        model.keras_model,
+        model.config,
+        optimizer,
+        cluster=model.cluster,
+        accumulate=options.accumulate,
+        seed=options.seed,
+    )
+
+
+def _make_loaders(
+    train_dataset: Dataset,
+    val_dataset: Dataset | None,
+    config: Config,
+    cluster: Cluster,
+    options: TrainingOptions,
+) -> tuple[BatchLoader, BatchLoader | None]:
+    """Loaders of this process's share of each batch, for training and validation."""
+    make = functools.partial(
+        BatchLoader,
+        config=config,
+        batch_size=config.BATCH_SIZE * cluster.workers,
+        seed=options.seed,
+        workers=options.workers,
+        shard=(cluster.index, cluster.workers),
+    )
+    loader = make(
+        train_dataset,
+        shuffle=True,
+        augmentation=options.augmentation,
+        no_augmentation_sources=options.no_augmentation_sources,
+        repeat_factors=options.repeat_factors,
+    )
+    return loader, make(val_dataset, shuffle=False) if val_dataset is not None else None
+
+
 @dataclass
-class Training:
-    """What `fit` is to do.
+class Loop:
+    """Epochs from where `progress` stands to the last one.
 
     Attributes:
         epochs: the last epoch, counted from the first ever, as in Keras.
-        steps_per_epoch, validation_steps: batches of an epoch.
-        schedule: `mrcnn.training.schedules.Schedule`; None leaves the rate to the optimizer and the
-            callbacks.
-        checkpoints: `Checkpoints`, or None to write none.
-        save_weights: f(path) that writes a weights file.
-        log: `RunLog`, or None.
-        callbacks: Keras callbacks; they get the original's log names.
-        early_stopping: end this stage after so many epochs of it without a better one; 0 never
-            does.
-        score: f() -> number to judge an epoch by, higher is better; None takes the validation
-            loss (without one the loss), lower is better.
-        score_name: its name in the log.
-        samples: f() -> [(name, image)] to log after each epoch.
-        describe, describe_validation: f(batch) -> names of its images, for messages.
-        show_progress: whether to print.
-        stage: str, written into checkpoints: the optimizer's state fits this stage only.
+        stage: written into checkpoints: the optimizer's state fits this stage only.
+        checkpoints, log: None in all processes but the chief.
     """
 
+    trainer: Trainer
+    train_loader: BatchLoader
+    val_loader: BatchLoader | None
+    options: TrainingOptions
     epochs: int
     steps_per_epoch: int
-    validation_steps: int = 0
-    schedule: Any = None
-    checkpoints: Any = None
-    save_weights: Any = None
-    log: Any = None
-    callbacks: tuple = ()
-    early_stopping: int = 0
-    score: Any = None
-    score_name: str = "score"
-    samples: Any = None
-    describe: Any = None
-    describe_validation: Any = None
-    show_progress: bool = True
-    stage: str = "all"
+    validation_steps: int
+    stage: str
+    save_weights: Callable[[Path], None]
+    checkpoints: Checkpoints | None = None
+    log: RunLog | None = None
+    progress: Progress = field(default_factory=Progress)
+    signals: StopSignals = field(default_factory=StopSignals)
 
+    @property
+    def verbose(self) -> bool:
+        return self.options.show_progress and self.trainer.cluster.is_chief
 
-def fit(trainer, train_loader, val_loader, plan, progress=None):
-    """Trains from where `progress` stands to the end of the plan.
+    def begin(self, model: TrainedModel) -> None:
+        """Starts from a checkpoint if a run goes on, else after the stage before."""
+        if model.resumed is not None:
+            self.restore(model.resumed)
+            model.resumed = None
+            return
+        before = model.progress or Progress()
+        self.trainer.step = model.epoch * self.steps_per_epoch
+        self.progress = Progress(
+            model.epoch, best=before.best, best_epoch=before.best_epoch, since=model.epoch
+        )
 
-    Args:
-        trainer: `Trainer`.
-        train_loader, val_loader: have epoch(number, steps, start) that yields batches, and
-            wait_seconds; val_loader may be None.
-        plan: `Training`.
-        progress: `Progress`; None starts anew.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restores all of a checkpoint but its weights file, which the model has loaded."""
+        info = dict(checkpoint.info)
+        self.trainer.step = info.pop("total_steps")
+        stage, schedule = info.pop("stage"), info.pop("schedule", None)
+        self.trainer.load_weights(checkpoint.arrays)
+        self.progress = Progress(**info)
+        if stage != self.stage:  # a new stage begins with a new optimizer, as the original's do
+            self.progress.since = self.progress.epoch
+            return
+        self.trainer.load_state(checkpoint.arrays)
+        if self.options.schedule is not None and schedule:
+            self.options.schedule.restore(schedule)
 
-    Returns:
-        list of dicts, the rows of the log that this call added.
+    def run(self) -> list[Row]:
+        """Trains; returns the rows that were added to the log. Errors: see `MaskRCNN.train`."""
+        model, rows = self.trainer.model, []
+        model.stop_training = False
+        numbers = {"epochs": self.epochs, "steps": self.steps_per_epoch, "verbose": 0}
+        hooks = keras.callbacks.CallbackList(list(self.options.callbacks), model=model, **numbers)
+        hooks.on_train_begin()
+        with stop_signals() as self.signals, workers_may_fail(self.trainer.cluster):
+            for epoch in range(self.progress.epoch, self.epochs):
+                if self._stops_early():
+                    break
+                hooks.on_epoch_begin(epoch)
+                self._train_epoch(hooks)
+                losses = {**self.progress.means(), **self._validate()}
+                row = self._end_epoch(losses)
+                rows.append(row)
+                hooks.on_epoch_end(epoch, {**losses, "learning_rate": row["learning_rate"]})
+                if self._must_stop():
+                    raise self._stopped(f"after epoch {epoch + 1}")
+                if model.stop_training:
+                    break
+        hooks.on_train_end()
+        return rows
 
-    Raises:
-        FloatingPointError: as soon as a loss isn't finite; the last checkpoint stays.
-        TrainingStopped: after SIGINT or SIGTERM: the step was finished and all is saved.
-        WorkerLost: if another process of the cluster is gone.
-    """
-    progress = progress or Progress()
-    trainer.model.stop_training = False
-    numbers = {"epochs": plan.epochs, "steps": plan.steps_per_epoch, "verbose": 0}
-    hooks = keras.callbacks.CallbackList(list(plan.callbacks), model=trainer.model, **numbers)
-    rows = []
-    hooks.on_train_begin()
-    with stop_signals() as signals, workers_may_fail(trainer):
-        for epoch in range(progress.epoch, plan.epochs):
-            if _waited_enough(progress, plan):
-                break
-            hooks.on_epoch_begin(epoch)
-            _train_epoch(trainer, train_loader, plan, progress, hooks, signals)
-            logs = progress.means()
-            logs.update(_validate(trainer, val_loader, plan, progress, signals))
-            row, note = _finish_epoch(trainer, plan, progress, logs)
-            rows.append(row)
-            if plan.show_progress:
-                print(_summary(row) + (f"\n{note}" if note else ""))
-            hooks.on_epoch_end(epoch, {**logs, "learning_rate": row["learning_rate"]})
-            if signals.agreed(trainer):
-                raise _stopped(plan, f"after epoch {epoch + 1}")
-            if trainer.model.stop_training:
-                break
-    hooks.on_train_end()
-    return rows
+    def _stops_early(self) -> bool:
+        """Asked before each epoch, so that a run that goes on after it was stopped early stays
+        stopped."""
+        progress, patience = self.progress, self.options.early_stopping
+        waited = progress.epoch - max(progress.best_epoch, progress.since)
+        if not patience or progress.step or waited < patience:
+            return False
+        if self.verbose:
+            print(f"stopped early: no better epoch than epoch {progress.best_epoch}")
+        return True
 
-
-def _waited_enough(progress, plan):
-    """Whether early stopping ends the stage. Asked before each epoch, so that a run that goes on
-    after it was stopped early stays stopped."""
-    waited = progress.epoch - max(progress.best_epoch, progress.since)
-    if not plan.early_stopping or progress.step or waited < plan.early_stopping:
-        return False
-    if plan.show_progress:
-        print(f"stopped early: no better epoch than epoch {progress.best_epoch}")
-    return True
-
-
-def _train_epoch(trainer, loader, plan, progress, hooks, signals):
-    """The steps of the epoch that `progress` stands in."""
-    epoch, steps = progress.epoch, plan.steps_per_epoch
-    before = (time.perf_counter(), loader.wait_seconds, progress.seconds, progress.waited)
-    bar = tqdm(
-        total=steps,
-        initial=progress.step,
-        desc=f"epoch {epoch + 1}/{plan.epochs}",
-        disable=not plan.show_progress,
-        dynamic_ncols=True,
-    )
-    batches = loader.epoch(epoch, steps, progress.step)
-    try:
-        with bar:
+    def _train_epoch(self, hooks: Any) -> None:
+        """The steps of the epoch that `progress` stands in."""
+        progress, loader, steps = self.progress, self.train_loader, self.steps_per_epoch
+        epoch, schedule = progress.epoch, self.options.schedule
+        started = time.perf_counter() - progress.seconds
+        waited = loader.wait_seconds - progress.waited
+        bar = tqdm(
+            total=steps,
+            initial=progress.step,
+            desc=f"epoch {epoch + 1}/{self.epochs}",
+            disable=not self.verbose,
+            dynamic_ncols=True,
+        )
+        with bar, closing(loader.epoch(epoch, steps, progress.step)) as batches:
             for batch in batches:
-                if plan.schedule is not None:
-                    rate = plan.schedule.rate(epoch * steps + progress.step)
-                    trainer.optimizer.learning_rate = rate
+                if schedule is not None:
+                    rate = schedule.rate(epoch * steps + progress.step)
+                    self.trainer.optimizer.learning_rate = rate
                 hooks.on_train_batch_begin(progress.step)
                 where = f"epoch {epoch + 1}, step {progress.step + 1}"
-                losses = _finite(trainer.train(batch), where, plan, batch, plan.describe)
+                losses = self._finite_losses(self.trainer.train(batch), where, loader, batch)
                 hooks.on_train_batch_end(progress.step, losses)
                 progress.add(losses)
-                progress.seconds = before[2] + time.perf_counter() - before[0]
-                progress.waited = before[3] + loader.wait_seconds - before[1]
-                _show(bar, progress, len(batch[0]) * _workers(trainer))
-                if signals.agreed(trainer):
-                    _save(trainer, plan, progress)
-                    raise _stopped(plan, f"in epoch {epoch + 1}, step {progress.step}")
-    finally:
-        batches.close()
+                progress.seconds = time.perf_counter() - started
+                progress.waited = loader.wait_seconds - waited
+                _update_bar(bar, progress, len(batch[0]) * self.trainer.cluster.workers)
+                if self._must_stop():
+                    self._save()
+                    raise self._stopped(f"in epoch {epoch + 1}, step {progress.step}")
+
+    def _validate(self) -> dict[str, float]:
+        """{"val_loss": ..., ...}: means over the same images each time.
+
+        A signal ends it: the epoch's steps are saved, and the validation starts anew later.
+        """
+        loader, steps = self.val_loader, self.validation_steps
+        if loader is None or not steps:
+            return {}
+        sums, stop = Progress(), False
+        after = f"the validation after epoch {self.progress.epoch + 1}"
+        with self.trainer.averaged(), closing(loader.epoch(0, steps, 0)) as batches:
+            for batch in batches:
+                where = f"{after}, step {sums.step + 1}"
+                sums.add(self._finite_losses(self.trainer.validate(batch), where, loader, batch))
+                stop = self._must_stop()
+                if stop:
+                    break
+        if stop:
+            self._save()
+            raise self._stopped(f"in {after}")
+        return {f"val_{name}": value for name, value in sums.means().items()}
+
+    def _end_epoch(self, losses: dict[str, float]) -> Row:
+        """Judges, saves and logs an epoch."""
+        progress, options, trainer = self.progress, self.options, self.trainer
+        monitored = losses.get("val_loss", losses["loss"])
+        row: Row = {
+            "epoch": progress.epoch + 1,
+            **losses,
+            "learning_rate": float(trainer.optimizer.learning_rate.numpy()),
+            "seconds": progress.seconds,
+            "data_wait_share": progress.waited / max(progress.seconds, 1e-9),
+        }
+        value = -monitored
+        if options.score is not None:
+            with trainer.averaged():
+                value = row[options.score_name] = float(options.score())
+        note = options.schedule.end_epoch(monitored) if options.schedule is not None else None
+        progress.begin_epoch(progress.epoch + 1)
+        is_best = progress.best is None or value > progress.best
+        if is_best:
+            progress.best, progress.best_epoch = value, progress.epoch
+        self._save(is_best)
+        if self.log is not None:
+            self.log.write(row)
+            if options.draw_samples is not None:
+                with trainer.averaged():
+                    for name, image in options.draw_samples():
+                        self.log.add_image(name, image, progress.epoch)
+        if self.verbose:
+            print(_summary(row) + (f"\n{note}" if note else ""))
+        return row
+
+    def _save(self, best: bool = False) -> None:
+        if self.checkpoints is None:
+            return
+        self._check_weights()
+        info = {**asdict(self.progress), "stage": self.stage, "total_steps": self.trainer.step}
+        if self.options.schedule is not None:
+            info["schedule"] = self.options.schedule.state()
+
+        def write(path: Path) -> None:
+            with self.trainer.averaged():
+                self.save_weights(path)
+
+        self.checkpoints.save(write, self.trainer.state(), info, best)
+
+    def _finite_losses(
+        self, losses: Mapping[str, Any], where: str, loader: BatchLoader, batch: Batch
+    ) -> dict[str, float]:
+        """The losses as floats.
+
+        Raises:
+            FloatingPointError: if one isn't finite, naming the images of the batch.
+        """
+        values = {name: float(value) for name, value in losses.items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            infos = loader.dataset.image_info
+            paths = ", ".join(str(infos[int(meta[0])]["path"]) for meta in batch[1])
+            raise FloatingPointError(
+                f"{', '.join(broken)} not finite in {where} ({values}); lower the learning rate, "
+                f"or look at the images\nimages of this step: {paths}{self._what_is_saved()}"
+            )
+        return values
+
+    def _check_weights(self) -> None:
+        """Raises if weights aren't finite: a step can break them though its own loss was sound,
+        and without validation nothing would show it before good checkpoints made room for them."""
+        variables = self.trainer.model.variables
+        broken = [v.path for v in variables if not np.isfinite(v.numpy()).all()]
+        if broken:
+            raise FloatingPointError(
+                f"{len(broken)} weights, such as {broken[0]}, are not finite, so they were not "
+                f"saved; lower the learning rate{self._what_is_saved()}"
+            )
+
+    def _what_is_saved(self) -> str:
+        """The end of an error message."""
+        if self.checkpoints is None:
+            return ""
+        if self.checkpoints.is_empty:
+            return f"\nno checkpoint was written to {self.checkpoints.folder} before that"
+        return f"\nthe checkpoints in {self.checkpoints.folder} stay"
+
+    def _must_stop(self) -> bool:
+        """Whether a signal came to any process, so that all stop at the same step."""
+        return self.trainer.in_any_process(self.signals.name is not None)
+
+    def _stopped(self, where: str) -> TrainingStopped:
+        saved = f"; saved in {self.checkpoints.folder}" if self.checkpoints else ""
+        return TrainingStopped(
+            f"stopped {where}{saved}. Go on with the same command and --weights last"
+        )
 
 
-def _show(bar, progress, pictures):
-    mean = progress.means()
-    losses = {k.removeprefix("mrcnn_").removesuffix("_loss"): v for k, v in mean.items()}
+def _update_bar(bar: Any, progress: Progress, images: int) -> None:
+    """Shows the mean losses, the speed, and the share of time spent waiting for data."""
+    losses = {
+        name.removeprefix("mrcnn_").removesuffix("_loss"): mean
+        for name, mean in progress.means().items()
+    }
     text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
     seconds = max(progress.seconds, 1e-9)
-    rate = pictures * progress.step / seconds
+    rate = images * progress.step / seconds
     bar.set_postfix_str(
-        f"{text}, {rate:.1f} pictures/s, {progress.waited / seconds:.0%} waiting", refresh=False
+        f"{text}, {rate:.1f} images/s, {progress.waited / seconds:.0%} waiting", refresh=False
     )
     bar.update()
 
 
-def _workers(trainer):
-    cluster = getattr(trainer, "cluster", None)
-    return cluster.workers if cluster else 1
-
-
-def _validate(trainer, loader, plan, progress, signals):
-    """{"val_loss": ..., ...}: means over the same images each time.
-
-    A signal ends it: the epoch's steps are saved, and the validation starts anew later.
-    """
-    if loader is None or not plan.validation_steps:
-        return {}
-    sums, stop = Progress(), False
-    after = f"the validation after epoch {progress.epoch + 1}"
-    with trainer.averaged(), closing(loader.epoch(0, plan.validation_steps, 0)) as batches:
-        for batch in batches:
-            where = f"{after}, step {sums.step + 1}"
-            sums.add(_finite(trainer.validate(batch), where, plan, batch, plan.describe_validation))
-            stop = signals.agreed(trainer)
-            if stop:
-                break
-    if stop:
-        _save(trainer, plan, progress)
-        raise _stopped(plan, f"in {after}")
-    return {f"val_{name}": value for name, value in sums.means().items()}
-
-
-def _finish_epoch(trainer, plan, progress, logs):
-    """Judges, saves and logs an epoch. Returns (row of the log, note or None)."""
-    monitored = logs.get("val_loss", logs["loss"])
-    row = {
-        "epoch": progress.epoch + 1,
-        **logs,
-        "learning_rate": float(trainer.optimizer.learning_rate.numpy()),
-        "seconds": progress.seconds,
-        "data_wait_share": progress.waited / max(progress.seconds, 1e-9),
-    }
-    value = -monitored
-    if plan.score is not None:
-        with trainer.averaged():
-            value = row[plan.score_name] = float(plan.score())
-    note = plan.schedule.end_epoch(monitored) if plan.schedule is not None else None
-    progress.begin_epoch(progress.epoch + 1)
-    is_best = progress.best is None or value > progress.best
-    if is_best:
-        progress.best, progress.best_epoch = value, progress.epoch
-    _save(trainer, plan, progress, is_best)
-    if plan.log is not None:
-        plan.log.write(row)
-        if plan.samples is not None:
-            with trainer.averaged():
-                for name, picture in plan.samples():
-                    plan.log.picture(name, picture, row["epoch"])
-    return row, note
-
-
-def _save(trainer, plan, progress, best=False):
-    if plan.checkpoints is None:
-        return
-    _check_weights(trainer, plan)
-    info = {**asdict(progress), "stage": plan.stage, "total_steps": trainer.step}
-    if plan.schedule is not None:
-        info["schedule"] = plan.schedule.state()
-    arrays = trainer.state()
-
-    def write(path):
-        with trainer.averaged():
-            plan.save_weights(path)
-
-    plan.checkpoints.save(write, arrays, info, best)
-
-
-def resume(trainer, saved, plan):
-    """Puts a saved state back into a trainer and a plan's schedule.
-
-    Args:
-        trainer: `Trainer` whose model has the weights of the checkpoint.
-        saved: `Saved`.
-        plan: `Training`.
-
-    Returns:
-        `Progress`.
-    """
-    info = dict(saved.info)
-    trainer.step = info.pop("total_steps")
-    stage, schedule = info.pop("stage"), info.pop("schedule", None)
-    trainer.load_weights(saved.arrays)
-    progress = Progress(**info)
-    if stage == plan.stage:  # a new stage begins with a new optimizer, as the original's do
-        trainer.load_state(saved.arrays)
-        if plan.schedule is not None and schedule:
-            plan.schedule.restore(schedule)
-    else:
-        progress.since = progress.epoch
-    return progress
-
-
-def _finite(losses, where, plan, batch, describe):
-    """dict of name -> float; raises if one isn't finite."""
-    values = {name: float(value) for name, value in losses.items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        named = describe(batch) if describe else ()
-        pictures = f"\npictures of this step: {', '.join(named)}" if named else ""
-        raise FloatingPointError(
-            f"{', '.join(broken)} not finite in {where} ({values}); "
-            f"lower the learning rate, or look at the images{pictures}{_kept(plan)}"
-        )
-    return values
-
-
-def _check_weights(trainer, plan):
-    """Raises if weights aren't finite: a step can break them though its own loss was sound, and
-    without a validation nothing would show it before good checkpoints made room for them."""
-    variables = trainer.model.variables
-    broken = [v.path for v in variables if not np.isfinite(v.numpy()).all()]
-    if broken:
-        raise FloatingPointError(
-            f"{len(broken)} weights, such as {broken[0]}, are not finite, so they were not saved; "
-            f"lower the learning rate{_kept(plan)}"
-        )
-
-
-def _kept(plan):
-    if not plan.checkpoints:
-        return ""
-    if plan.checkpoints.is_empty:
-        return f"\nno checkpoint was written to {plan.checkpoints.folder} before that"
-    return f"\nthe checkpoints in {plan.checkpoints.folder} stay"
-
-
-# --- Stopping ---------------------------------------------------------------------------------
-
-
-class _Signals:
-    """Whether a signal came; `agreed` asks all processes, so that all stop at the same step."""
-
-    def __init__(self):
-        self.name = None
-
-    def agreed(self, trainer):
-        if _workers(trainer) == 1:
-            return self.name is not None
-        return trainer.any(self.name is not None)
-
-
-@contextmanager
-def stop_signals():
-    """Takes SIGINT and SIGTERM as a wish to stop after the step; a second SIGINT stops at once."""
-    signals = _Signals()
-    if threading.current_thread() is not threading.main_thread():  # where Python forbids it
-        yield signals
-        return
-
-    def note(number, _):
-        if signals.name and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        signals.name = signal.Signals(number).name
-        # A terminal that is gone, or a print that this one cut in on, must not cost the run.
-        with suppress(OSError, RuntimeError, ValueError):
-            print(f"\n{signals.name}: finishing this step and saving ...", flush=True)
-
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stopped(plan, where):
-    saved = f"; saved in {plan.checkpoints.folder}" if plan.checkpoints else ""
-    return TrainingStopped(
-        f"stopped {where}{saved}. Go on with the same command and --weights last"
-    )
-
-
-@contextmanager
-def workers_may_fail(trainer):
-    """Says plainly what TensorFlow's many errors of a lost process mean."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        lost = (
-            tf.errors.UnavailableError,
-            tf.errors.AbortedError,
-            tf.errors.CancelledError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.InternalError,
-        )
-        if _workers(trainer) > 1 and isinstance(error, lost):
-            raise WorkerLost(
-                "another process of the cluster is gone; start all of them again with --weights "
-                f"last to go on from the last checkpoint ({_cause(str(error.message))})"
-            ) from error
-        raise
-
-
-def _cause(message):
-    """The sentence that says why, out of an error that lists the nodes of the graph first."""
-    _, marker, cause = message.partition("Collective ops is aborted by: ")
-    return " ".join((cause if marker else message).split())[:200]
-
-
-def _summary(row):
+def _summary(row: Row) -> str:
     text = f"epoch {row['epoch']}: loss {row['loss']:.4f}"
     if "val_loss" in row:
         text += f", val_loss {row['val_loss']:.4f}"

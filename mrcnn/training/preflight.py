@@ -6,31 +6,103 @@ import resource
 import shutil
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mrcnn.data.dataset import Dataset
+from mrcnn.data.loader import BatchLoader
 from mrcnn.data.sampling import class_presence
+from mrcnn.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from mrcnn.training.loop import TrainedModel
+    from mrcnn.training.step import Batch, Trainer
 
 SAMPLE = 200  # images that are read
 SECONDS = 10  # and no more are after this time
 
 
 class PreflightError(ValueError):
-    """The training can't go well as it is set up; the message lists all findings."""
+    """The training would fail as it is set up; the message lists all findings."""
+
+    def __init__(self, findings: list[str]) -> None:
+        super().__init__("\n  ".join(["before the first epoch:", *findings]))
 
 
-def check_files(dataset, name):
-    """Which images of a data set aren't there, all of them looked for.
+def check_datasets(train_dataset: Dataset, val_dataset: Dataset | None, num_classes: int) -> None:
+    """Raises ValueError if the data sets don't fit the model, or each other."""
+    for which, dataset in (("train", train_dataset), ("validation", val_dataset)):
+        if dataset is None:
+            continue
+        if not len(dataset.image_ids):
+            raise ValueError(f"the {which} data set has no images; add some and call its prepare()")
+        if dataset.num_classes != num_classes:
+            raise ValueError(
+                f"the {which} data set has {dataset.num_classes} classes, background included, "
+                f"but NUM_CLASSES is {num_classes}; make them equal"
+            )
+    names = list(train_dataset.class_names)
+    if val_dataset is not None and list(val_dataset.class_names) != names:
+        raise ValueError(
+            "the class names of the two data sets differ: "
+            f"{names} and {list(val_dataset.class_names)}"
+        )
+
+
+def check(
+    model: "TrainedModel",
+    trainer: "Trainer",
+    loader: BatchLoader,
+    val_dataset: Dataset | None,
+    options: TrainingOptions,
+) -> None:
+    """Looks for what would fail later, and prints what a step takes.
+
+    Raises:
+        PreflightError: listing all that must be fixed first.
+    """
+    findings, notes = [], []
+    for name, dataset in (("train", loader.dataset), ("validation", val_dataset)):
+        if dataset is not None:
+            findings += check_files(dataset, name) or check_images(dataset, name, options.seed)
+            notes += check_classes(dataset, name)
+    if model.cluster.is_chief:
+        size = sum(v.numpy().nbytes for v in model.keras_model.variables)
+        copies = 2 if trainer.averages else 1  # the averages, and the weights beside them
+        findings += check_disk(model.log_dir, size * copies, options.keep)
+    if findings:
+        raise PreflightError(findings)
+    with closing(loader.epoch(0, 1, 0)) as batches:
+        findings, facts = try_step(trainer, next(batches))
+    if findings:
+        raise PreflightError(findings)
+    if options.show_progress and model.cluster.is_chief:
+        steps = model.config.STEPS_PER_EPOCH
+        for note in notes:
+            print(f"note: {note}")
+        print(
+            f"Checked: a step takes about {facts['seconds']:.2f} s, an epoch of {steps} steps about "
+            f"{facts['seconds'] * steps / 60:.0f} min; memory {facts['peak_gb']:.1f} GB"
+        )
+
+
+def _shortened(findings: list[str], rest: str) -> list[str]:
+    """The first five findings, and a last one for how many more there are."""
+    more = len(findings) - 5
+    return findings if more <= 0 else [*findings[:5], rest.format(more)]
+
+
+# Each check returns its findings. `name` is the data set's, for messages; images without a path
+# (drawn ones) are skipped.
+
+
+def check_files(dataset: Dataset, name: str) -> list[str]:
+    """Image files that don't exist; all are looked for.
 
     Folders are listed, once each: that is far faster than asking for each file.
-
-    Args:
-        dataset: a prepared `Dataset`.
-        name: of the data set, for messages.
-
-    Returns:
-        list of str, one a finding; images without a path (drawn ones) are passed over.
     """
     paths = [str(info["path"]) for info in dataset.image_info if info["path"]]
     there = {folder: _listing(folder) for folder in {os.path.dirname(p) for p in paths}}
@@ -40,13 +112,11 @@ def check_files(dataset, name):
         # Asked for itself too: file systems may take names for equal that differ as text.
         if os.path.basename(path) not in there[os.path.dirname(path)] and not os.path.exists(path)
     ]
-    found = [f"{name}: {path} does not exist" for path in missing[:5]]
-    if len(missing) > 5:
-        found.append(f"{name}: and {len(missing) - 5} more of {len(paths)} images do not exist")
-    return found
+    findings = [f"{name}: {path} does not exist" for path in missing]
+    return _shortened(findings, f"{name}: and {{}} more of {len(paths)} images do not exist")
 
 
-def _listing(folder):
+def _listing(folder: str) -> set[str]:
     """Names in a folder; none where it can't be listed."""
     try:
         return set(os.listdir(folder or "."))
@@ -54,35 +124,23 @@ def _listing(folder):
         return set()
 
 
-def check_pictures(dataset, name, seed=0, sample=SAMPLE):
-    """What is wrong with the images of a data set, by reading a sample of them as training does.
-
-    Args:
-        dataset: a prepared `Dataset`.
-        name: of the data set, for messages.
-        seed: of the sample.
-        sample: int, images to read: all, if there are no more; fewer if they take long.
-
-    Returns:
-        list of str, one a finding; images without a path (drawn ones) are passed over.
-    """
-    findings, looked, end = {}, 0, time.monotonic() + SECONDS
+def check_images(dataset: Dataset, name: str, seed: int = 0, sample: int = SAMPLE) -> list[str]:
+    """Images of a random sample that training couldn't read; fewer if reading takes long."""
+    findings: dict[int, str] = {}
+    looked, end = 0, time.monotonic() + SECONDS
     for image_id in np.random.default_rng(seed).permutation(dataset.num_images)[:sample]:
         if not dataset.image_info[image_id]["path"]:
             continue
-        problem = _picture_problem(dataset, image_id)
         looked += 1
-        if problem:
+        if problem := _image_problem(dataset, image_id):
             findings[image_id] = f"{name}: {problem}"
         if time.monotonic() > end:
             break
-    found = [findings[image_id] for image_id in sorted(findings)]
-    if len(found) > 5:
-        found = [*found[:5], f"{name}: and {len(found) - 5} more of the {looked} images read"]
-    return found
+    in_order = [findings[image_id] for image_id in sorted(findings)]
+    return _shortened(in_order, f"{name}: and {{}} more of the {looked} images read")
 
 
-def _picture_problem(dataset, image_id):
+def _image_problem(dataset: Dataset, image_id: int) -> str:
     """What is wrong with an image; "" if nothing is."""
     info = dataset.image_info[image_id]
     try:
@@ -99,26 +157,23 @@ def _picture_problem(dataset, image_id):
     return ""
 
 
-def check_classes(dataset, name):
-    """Classes that no annotation has, which nothing can be learnt of; [] if that isn't known."""
+def check_classes(dataset: Dataset, name: str) -> list[str]:
+    """Classes without an example; [] if that isn't known."""
     if not all("annotations" in info for info in dataset.image_info):
         return []
-    present = class_presence(dataset).any(axis=0)[1:]
+    present = np.any(class_presence(dataset), axis=0)[1:]
     if not present.any():
         return [f"{name}: no image has an object"]
     empty = [n for n, found in zip(dataset.class_names[1:], present, strict=True) if not found]
     return [f"{name}: no example of {', '.join(empty)}"] if empty else []
 
 
-def check_disk(folder, weight_bytes, keep):
-    """What is wrong with the place for checkpoints; [] if it can be written and is large enough.
+def check_disk(folder: str | Path, weight_bytes: int, keep: int) -> list[str]:
+    """Whether the run folder, which need not exist yet, can take the checkpoints.
 
-    Args:
-        folder: of the run; need not exist yet, and isn't made.
-        weight_bytes: size of a weights file.
-        keep: checkpoints kept: each has the optimizer's state beside it. Two more exist for a
-            moment, and the best weights. Those that the folder has already count as free, as
-            new ones take their place.
+    Each of the `keep` checkpoints has the optimizer's state beside it. Two more exist for a
+    moment, and the best weights. Those that are there already count as free, as new ones take
+    their place.
     """
     folder = Path(folder).absolute()
     try:
@@ -137,7 +192,7 @@ def check_disk(folder, weight_bytes, keep):
     return []
 
 
-def _checkpoint_bytes(folder):
+def _checkpoint_bytes(folder: Path) -> int:
     """Space that the checkpoints of a run folder take, a file of two names counted once."""
     states = list(folder.glob("*.state.h5"))
     weights = [p.with_name(p.name.replace(".state.h5", ".h5")) for p in states]
@@ -145,24 +200,21 @@ def _checkpoint_bytes(folder):
     return sum({status.st_ino: status.st_size for status in found}.values())
 
 
-def try_step(trainer, batch):
-    """One real step but for its update: finds what would run out of memory or isn't finite.
-
-    Args:
-        trainer: `Trainer`.
-        batch: list of arrays as `BatchLoader` yields them.
+def try_step(trainer: "Trainer", batch: "Batch") -> tuple[list[str], dict[str, float]]:
+    """One real step but for its update: does it run out of memory, are its losses finite?
 
     Returns:
-        (findings: list of str, facts: dict of first_seconds (with tracing), seconds, peak_gb of
-        this process's memory). Out of the device's memory there are no facts.
+        findings, and facts: first_seconds (with tracing), seconds, peak_gb of this process's
+        memory; none if memory ran out.
     """
     import tensorflow as tf
 
-    facts = {}
+    facts: dict[str, float] = {}
+    losses: dict[str, float] = {}
     try:
         for name in ("first_seconds", "seconds"):
             start = time.perf_counter()
-            losses = {k: float(v) for k, v in trainer.try_out(batch).items()}
+            losses = {k: float(v) for k, v in trainer.gradients(batch)[0].items()}
             facts[name] = time.perf_counter() - start
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         return [

@@ -4,23 +4,19 @@ import re
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from mrcnn.core.files import PathLike
 
-def run_folder(model_dir, name, now=None):
+
+def run_folder(model_dir: PathLike, name: str) -> Path:
     """Folder of a new run (not made yet)."""
-    now = now or datetime.now()
-    return Path(model_dir) / f"{name.lower()}{now:%Y%m%dT%H%M}"
+    return Path(model_dir) / f"{name.lower()}{datetime.now():%Y%m%dT%H%M}"
 
 
-def make_run_folder(folder):
-    """Makes the folder of a new run, under the next minute's name that isn't taken.
+def make_run_folder(folder: PathLike) -> Path:
+    """Makes the `run_folder` of a new run, under the next minute's name that isn't taken.
 
-    Runs that start in the same minute would otherwise remove each other's checkpoints.
-
-    Args:
-        folder: as from `run_folder`; one of another name is made, or taken as it is.
-
-    Returns:
-        Path of the folder made.
+    Runs that start in the same minute would otherwise remove each other's checkpoints. A folder
+    of another name is made, or taken as it is.
     """
     folder = Path(folder)
     found = re.fullmatch(r"(.*)(\d{8}T\d{4})", folder.name)
@@ -38,19 +34,19 @@ def make_run_folder(folder):
             return folder
 
 
-def checkpoint_path(folder, name, epoch):
+def checkpoint_path(folder: PathLike, name: str, epoch: int) -> Path:
     """File of a run's checkpoint after the given epoch, 1-based."""
     return Path(folder) / f"mask_rcnn_{name.lower()}_{epoch:04d}.h5"
 
 
-def parse_checkpoint(path):
+def parse_checkpoint(path: PathLike) -> int | None:
     """Epoch of a checkpoint in a run folder, or None if the path isn't one."""
     pattern = r".*[/\\][\w-]+\d{8}T\d{4}[/\\]mask_rcnn_[\w-]+_(\d{4,})\.h5"
     found = re.fullmatch(pattern, str(Path(path).resolve()))
     return int(found.group(1)) if found else None
 
 
-def run_folders(model_dir, name):
+def run_folders(model_dir: PathLike, name: str) -> list[Path]:
     """Folders of all runs of that name, the newest first."""
     pattern = re.compile(rf"{re.escape(name.lower())}\d{{8}}T\d{{4}}")
     root = Path(model_dir)
@@ -58,7 +54,7 @@ def run_folders(model_dir, name):
     return sorted(folders, reverse=True)
 
 
-def find_last_run(model_dir, name):
+def find_last_run(model_dir: PathLike, name: str) -> Path:
     """Folder of the last run of that name that can go on: it has a list of checkpoints.
 
     Raises:
@@ -70,7 +66,7 @@ def find_last_run(model_dir, name):
     raise FileNotFoundError(f"no run named {name.lower()!r} to go on with in {model_dir}")
 
 
-def find_last(model_dir, name):
+def find_last(model_dir: PathLike, name: str) -> str:
     """The last checkpoint of the last run of that name that has one.
 
     Raises:

@@ -1,86 +1,81 @@
-"""Learning rates over a training, and its stages. Plain Python: all state is a dict of numbers."""
+"""Learning-rate schedules, and the stages of a training. Plain Python, without TensorFlow."""
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 SCHEDULES = ("plateau", "constant", "step", "cosine")
 
 
 class Schedule:
-    """A constant rate, after `warmup` steps of linear growth to it.
+    """The constant rate `peak`, after `warmup` steps of linear growth to it."""
 
-    Args:
-        peak: the rate.
-        warmup: steps.
-    """
-
-    def __init__(self, peak, warmup=0):
+    def __init__(self, peak: float, warmup: int = 0) -> None:
         if not peak > 0 or not math.isfinite(peak):
             raise ValueError(f"got a learning rate of {peak}; give a positive number")
         if warmup < 0:
             raise ValueError(f"got {warmup} steps of warm-up; give 0 or more")
         self.peak, self.warmup = float(peak), int(warmup)
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0 over the whole training."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         return self.peak * self.factor(step)
 
-    def factor(self, step):
-        """Share of `peak` at a step after the warm-up."""
-        del step
+    def factor(self, step: int) -> float:
+        """The rate at a step after the warm-up, as a share of `peak`."""
         return 1.0
 
-    def end_epoch(self, loss):
-        """Takes the validation loss of an epoch. Returns what to tell the user, or None."""
+    def end_epoch(self, loss: float) -> str | None:
+        """Takes an epoch's validation loss; returns a message for the user if the rate falls."""
+        return None
 
-    def state(self):
-        """dict of what must be kept to go on as if never interrupted."""
+    def state(self) -> dict[str, Any]:
+        """State that a checkpoint must store, as JSON."""
         return {}
 
-    def restore(self, state):
-        """Takes up a `state`."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restores a `state`."""
 
 
 class StepSchedule(Schedule):
-    """Falls to a tenth at given steps (the Mask R-CNN paper, section 3.1).
+    """Multiplies the rate by `factor` at each milestone (the Mask R-CNN paper, section 3.1).
 
     Args:
         milestones: steps, each the first at its lower rate.
-        factor: of each fall, above 0 and below 1.
+        factor: above 0 and below 1.
     """
 
-    def __init__(self, peak, milestones, factor=0.1, warmup=0):
+    def __init__(
+        self, peak: float, milestones: Iterable[int], factor: float = 0.1, warmup: int = 0
+    ) -> None:
         super().__init__(peak, warmup)
         _check_fall(factor)
         self.milestones, self.fall = sorted(int(m) for m in milestones), float(factor)
 
-    def factor(self, step):
+    def factor(self, step: int) -> float:
         return self.fall ** sum(step >= milestone for milestone in self.milestones)
 
 
 class CosineSchedule(Schedule):
-    """Half a cosine down to 0 (arXiv:1608.03983).
+    """Half a cosine down to 0 at `steps`, warm-up included (arXiv:1608.03983)."""
 
-    Args:
-        steps: of the whole training, warm-up included.
-    """
-
-    def __init__(self, peak, steps, warmup=0):
+    def __init__(self, peak: float, steps: int, warmup: int = 0) -> None:
         super().__init__(peak, warmup)
         if steps < 1:
             raise ValueError(f"got a cosine over {steps} steps; give 1 or more")
         self.steps = int(steps)
 
-    def factor(self, step):
+    def factor(self, step: int) -> float:
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 class PlateauSchedule(Schedule):
-    """Falls when the validation loss has not fallen for some epochs.
+    """Lowers the rate when the validation loss has not improved for some epochs.
 
     Args:
         fall: factor of each fall, above 0 and below 1.
@@ -89,7 +84,15 @@ class PlateauSchedule(Schedule):
         delta: the loss must fall by more than this to count.
     """
 
-    def __init__(self, peak, fall=0.3, patience=5, lowest=0.0, delta=1e-4, warmup=0):
+    def __init__(
+        self,
+        peak: float,
+        fall: float = 0.3,
+        patience: int = 5,
+        lowest: float = 0.0,
+        delta: float = 1e-4,
+        warmup: int = 0,
+    ) -> None:
         super().__init__(peak, warmup)
         _check_fall(fall)
         if patience < 1 or not 0 <= lowest <= peak or not 0 <= delta < math.inf:
@@ -102,11 +105,10 @@ class PlateauSchedule(Schedule):
         # A share of `peak`, so that a run that goes on with another rate gets that one.
         self.share, self.best, self.waited = 1.0, math.inf, 0
 
-    def factor(self, step):
-        del step
+    def factor(self, step: int) -> float:
         return self.share
 
-    def end_epoch(self, loss):
+    def end_epoch(self, loss: float) -> str | None:
         if loss < self.best - self.delta:
             self.best, self.waited = loss, 0
             return None
@@ -119,31 +121,28 @@ class PlateauSchedule(Schedule):
         rate = self.peak * lower
         return f"no lower validation loss for {self.patience} epochs: learning rate {rate:.3g}"
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         # JSON has no infinity.
         best = None if math.isinf(self.best) else self.best
         return {"share": self.share, "best": best, "waited": self.waited}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         self.share, self.waited = state["share"], state["waited"]
         self.best = math.inf if state["best"] is None else state["best"]
 
 
-def _check_fall(factor):
+def _check_fall(factor: float) -> None:
     if not 0 < factor < 1:
         raise ValueError(f"got a fall by the factor {factor}; give one above 0 and below 1")
 
 
-def make_schedule(kind, peak, *, epochs, steps_per_epoch, warmup=0):
-    """A schedule by its name on the command line.
+def make_schedule(
+    kind: str, peak: float, *, epochs: int, steps_per_epoch: int, warmup: int = 0
+) -> Schedule:
+    """A schedule by its name on the command line, over the whole training.
 
-    Args:
-        kind: one of `SCHEDULES`. plateau: down to 0.3 of the rate, once, after 5 epochs
-            without a lower validation loss. step: a tenth after 2/3 and again after 8/9 of
-            the training, as in the paper.
-        peak: the highest rate.
-        epochs, steps_per_epoch: of the whole training.
-        warmup: steps of linear growth.
+    plateau: 0.3 of the rate, once, after 5 epochs without a lower validation loss. step: a tenth
+    after 2/3 and again after 8/9 of all steps, as in the paper.
 
     Raises:
         ValueError: for another name, or a number that makes no sense.
@@ -164,12 +163,10 @@ def make_schedule(kind, peak, *, epochs, steps_per_epoch, warmup=0):
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training: which layers train, up to which epoch, at which rate.
+    """A part of a training: its layers, its last epoch, and a divisor of the learning rate.
 
-    Attributes:
-        layers: "heads", "3+", "4+", "5+", "all" or a regular expression.
-        until: the last epoch, counted from the first of all.
-        divisor: of the learning rate.
+    `layers` is "heads", "3+", "4+", "5+", "all" or a regular expression; epochs are counted from
+    the first of the whole training.
     """
 
     layers: str
@@ -177,7 +174,7 @@ class Stage:
     divisor: float = 1.0
 
 
-def parse_stages(text):
+def parse_stages(text: str) -> list[Stage]:
     """'heads:40,4+:120,all:160/10' -> [Stage("heads", 40), Stage("4+", 120), Stage("all", 160, 10)].
 
     That is matterport's usual recipe: the heads for 40 epochs, then more layers to epoch

@@ -1,36 +1,33 @@
 """One training step: losses, gradients, update; on one device, several, or several machines.
 
-Losses, the L2 term, clipping and the optimizer are the original's (see `total_loss` and `l2_term`). The
-original's losses are means over what takes part in the whole batch (anchors, RoIs), so where a
-batch is split, over devices or over time, each part's mean counts by what took part in it:
-the update is that of the whole batch.
+Losses, the L2 term, clipping and the optimizer are the original's. Its losses are means over what
+takes part in the whole batch (anchors, RoIs), so where a batch is split, over devices or over
+time, each part's mean counts by what took part in it: the update is that of the whole batch.
 """
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from mrcnn.config import LOSS_NAMES
+from mrcnn.config import LOSS_NAMES, Config
 from mrcnn.network.heads import mrcnn_edge_loss_graph
 from mrcnn.network.layers import KeyedRandom, resolve_dtype
 from mrcnn.training.devices import Cluster
 
+Batch = list[np.ndarray]  # as `BatchLoader` yields them: this process's images
+Losses = dict[str, tf.Tensor]  # name -> scalar
 EDGE_LOSS = "mrcnn_edge_loss"
 # What each loss is a mean over: its place in `_counts`.
 _COUNT_OF = dict(zip(LOSS_NAMES, (0, 1, 2, 3, 3), strict=True)) | {EDGE_LOSS: 3}
 
 
-def set_trainable(model, pattern):
-    """Makes exactly the layers trainable whose whole name matches.
-
-    Args:
-        model: keras.Model; nested models are entered.
-        pattern: regular expression.
-
-    Returns:
-        names of the layers with weights that train from now on.
+def set_trainable(model: keras.Model, pattern: str) -> list[str]:
+    """Makes exactly the layers with weights trainable whose whole name matches; returns them.
 
     Raises:
         ValueError: if no layer with weights matches.
@@ -49,7 +46,7 @@ def set_trainable(model, pattern):
     return names
 
 
-def leaves(model):
+def leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """All layers of a model, nested models entered."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -58,12 +55,12 @@ def leaves(model):
             yield layer
 
 
-def decayed_weights(model):
+def decayed_weights(model: keras.Model) -> list[keras.Variable]:
     """Trainable variables under weight decay: all but batch norm's gamma and beta."""
     return [v for v in model.trainable_variables if v.name not in ("gamma", "beta")]
 
 
-def l2_term(decayed, weight_decay):
+def l2_term(decayed: Iterable[keras.Variable], weight_decay: float) -> tf.Tensor:
     """The original's L2 term: weight_decay * sum(w**2) / size(w), summed over the variables.
 
     A mean over each weight: far weaker than the optimizers' `weight_decay`.
@@ -75,29 +72,20 @@ def l2_term(decayed, weight_decay):
     return total
 
 
-def total_loss(losses, weights, l2):
-    """Weighted sum of the losses, plus the L2 term.
-
-    Args:
-        losses: dict of name -> scalar tensor.
-        weights: dict of name -> number; a loss that is missing counts once.
-        l2: scalar tensor, see `l2_term`.
-
-    Returns:
-        scalar float32 tensor.
-    """
+def total_loss(losses: Losses, weights: Mapping[str, float], l2: tf.Tensor) -> tf.Tensor:
+    """Sum of the losses by their weights (1 if not given), plus the L2 term."""
     return tf.add_n([value * weights.get(name, 1.0) for name, value in losses.items()]) + l2
 
 
-def make_optimizer(config, learning_rate, momentum=None, replicas=1):
+def make_optimizer(
+    config: Config, learning_rate: float, momentum: float | None = None, replicas: int = 1
+) -> keras.optimizers.Optimizer:
     """SGD with momentum, gradients clipped by their global norm, as the original had it.
 
     In float16 the loss is scaled, so that small gradients don't vanish.
 
     Args:
-        config: `Config`.
-        learning_rate: number.
-        momentum: number; None takes config.LEARNING_MOMENTUM.
+        momentum: None takes config.LEARNING_MOMENTUM.
         replicas: devices in step. Keras adds up their gradients after clipping, so `Trainer`
             gives each an equal share of the whole gradient, and the limit is shared too.
     """
@@ -116,29 +104,37 @@ class Trainer:
 
     Args:
         model: the training `Network`, made in the scope of the cluster's strategy.
-        config: `Config`; reads LOSS_WEIGHTS, WEIGHT_DECAY, TRAIN_BN, HEAD_DROPOUT,
-            EDGE_LOSS_WEIGHT and EMA_DECAY.
-        optimizer: keras optimizer of `make_optimizer`.
-        cluster: `Cluster`; None is one device.
+        config: read are LOSS_WEIGHTS, WEIGHT_DECAY, TRAIN_BN, HEAD_DROPOUT, EDGE_LOSS_WEIGHT and
+            EMA_DECAY.
+        cluster: None is one device.
         accumulate: parts that a batch is worked through in, one after another, to save memory.
         seed: of the choice of RoIs and of dropout, which then depend on it, the step and the
             image's place in the batch only; None draws from TensorFlow's global state.
 
     Attributes:
-        variables: the keras.Variables that train.
-        averages: their moving averages, tf.Variables in the same order; [] without EMA_DECAY.
-        step: int, steps taken.
-        traces: int, times that a step was traced.
+        variables: those that train.
+        averages: their moving averages, in the same order; [] without EMA_DECAY.
+        step: steps taken.
+        traces: times that a step was traced.
     """
 
-    def __init__(self, model, config, optimizer, *, cluster=None, accumulate=1, seed=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        config: Config,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        cluster: Cluster | None = None,
+        accumulate: int = 1,
+        seed: int | None = None,
+    ) -> None:
         self.model, self.optimizer = model, optimizer
         self.cluster = cluster or Cluster(tf.distribute.get_strategy())
         self.accumulate, self.seed = int(accumulate), seed
         self.variables = list(model.trainable_variables)
-        self.loss_weights, self.weight_decay = dict(config.LOSS_WEIGHTS), config.WEIGHT_DECAY
         self.edge_weight, self.ema_decay = config.EDGE_LOSS_WEIGHT, config.EMA_DECAY
-        self.loss_weights[EDGE_LOSS] = self.edge_weight
+        self.loss_weights = {**config.LOSS_WEIGHTS, EDGE_LOSS: self.edge_weight}
+        self.weight_decay = config.WEIGHT_DECAY
         # With TRAIN_BN = False and no dropout nothing in the model depends on the mode.
         self.training = config.TRAIN_BN is not False or config.HEAD_DROPOUT > 0
         with self.cluster.strategy.scope():
@@ -148,13 +144,14 @@ class Trainer:
         self._random = [layer for layer in model.layers if isinstance(layer, KeyedRandom)]
         self._network = self._with_targets()
         self.step = self.traces = 0
-        self._count = tf.function(self._count_replicas)
-        self._differentiate = tf.function(self._differentiate_replicas)
-        self._update = tf.function(self._update_replicas)
-        self._validate = tf.function(self._validate_replicas)
-        self._any = tf.function(self._any_replicas)
+        self._count = self._on_all_devices(self._count_one)
+        self._validate = self._on_all_devices(self._validate_one)
+        self._update = self._on_all_devices(self._update_one)
+        # Computed there (+ 0), so that it lies on a device: a bare input can't be summed.
+        self._add_flags = self._on_all_devices(lambda flag: self._sum(flag + 0.0))
+        self._differentiate = tf.function(self._differentiate_all)
 
-    def _with_targets(self):
+    def _with_targets(self) -> keras.Model:
         """A model of the losses and of what they were measured on."""
         few = self._targets.max_positive  # RoIs beyond these have no masks
         _, class_ids, _, masks = self._targets.output
@@ -167,45 +164,18 @@ class Trainer:
 
     # --- Steps ----------------------------------------------------------------------------
 
-    def train(self, batch):
-        """One step.
-
-        Args:
-            batch: list of arrays as `BatchLoader` yields them: this process's images.
-
-        Returns:
-            dict of "loss" and the names of the losses -> scalar tensor: before the step, means
-            over the whole batch.
-        """
-        losses, gradients = self._whole_batch(batch)
+    def train(self, batch: Batch) -> Losses:
+        """One step. Returns "loss" and the losses before it, means over the whole batch."""
+        losses, gradients = self.gradients(batch)
         self._update(gradients)
         self.step += 1
         return losses
 
-    def try_out(self, batch):
-        """The losses of a batch, by all that a step does but the update."""
-        return self._whole_batch(batch)[0]
+    def gradients(self, batch: Batch) -> tuple[Losses, list[Any]]:
+        """What `train` computes before its update: the losses, and gradients before clipping.
 
-    def gradients(self, batch):
-        """(losses, gradients before clipping, in the order of `variables`) on one device."""
-        keys = self._keys(0, batch[0].shape[0])
-        return self._differentiate_one([tf.convert_to_tensor(x) for x in batch], keys, None)
-
-    def validate(self, batch):
-        """The losses of a batch, without a step.
-
-        The same RoIs are chosen each time, so that epochs can be compared.
+        The gradients are in the order of `variables`; each is the whole sum on every device.
         """
-        sums: dict[str, tf.Tensor] = {}
-        counts, l2 = tf.zeros(4), tf.constant(0.0)
-        for arrays, keys in self._parts(batch, 0):
-            found, part_counts, l2 = self._validate(arrays, keys)
-            counts += part_counts
-            sums = {k: v + sums.get(k, 0.0) for k, v in found.items()}
-        means = {k: tf.math.divide_no_nan(v, counts[_COUNT_OF[k]]) for k, v in sums.items()}
-        return {"loss": total_loss(means, self.loss_weights, l2), **means}
-
-    def _whole_batch(self, batch):
         parts = self._parts(batch, self.step)
         if len(parts) == 1:
             return self._differentiate(*parts[0], None)
@@ -219,15 +189,31 @@ class Trainer:
             gradients = self._add_up(gradients, more)
         return losses, gradients
 
+    def validate(self, batch: Batch) -> Losses:
+        """The losses of a batch, without a step.
+
+        The same RoIs are chosen each time, so that epochs can be compared.
+        """
+        sums: Losses = {}
+        counts, l2 = tf.zeros(4), tf.constant(0.0)
+        for arrays, keys in self._parts(batch, 0):
+            found, part_counts, l2 = self._validate(arrays, keys)
+            counts += part_counts
+            sums = {k: v + sums.get(k, 0.0) for k, v in found.items()}
+        means = {k: tf.math.divide_no_nan(v, counts[_COUNT_OF[k]]) for k, v in sums.items()}
+        return {"loss": total_loss(means, self.loss_weights, l2), **means}
+
     @tf.function
-    def _add_up(self, ours, more):
-        return self._on_each(lambda a, b: [x + y for x, y in zip(a, b, strict=True)], ours, more)
+    def _add_up(self, ours: Any, more: Any) -> Any:
+        return self._on_each_device(
+            lambda a, b: [x + y for x, y in zip(a, b, strict=True)], ours, more
+        )
 
     # --- State ------------------------------------------------------------------------------
 
     @contextmanager
-    def averaged(self):
-        """Within it, the model has the moving averages for weights, where they are kept."""
+    def averaged(self) -> Iterator[None]:
+        """Within it, the model's weights are their moving averages, if there are any."""
         if not self.averages:
             yield
             return
@@ -238,8 +224,8 @@ class Trainer:
         finally:
             _assign(self.variables, raw)
 
-    def state(self):
-        """dict of name -> array: all that a step depends on besides the weights in a file.
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a step depends on besides the weights in a file.
 
         With moving averages a weights file holds those, so the weights are here.
         """
@@ -249,28 +235,28 @@ class Trainer:
             arrays |= {f"averages/{i}": v.numpy() for i, v in enumerate(self.averages)}
         return arrays
 
-    def load_state(self, arrays):
-        """Takes up a `state`, of a trainer of the same layers.
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores a `state`.
 
         Raises:
-            ValueError: if it is of another one.
+            ValueError: if it is of a trainer of other layers.
         """
         groups = {"optimizer": self.optimizer.variables}
         if self.averages:
             groups["averages"] = self.averages
         for group, variables in groups.items():
-            values = [arrays.get(f"{group}/{i}") for i in range(len(variables))]
-            shapes = [None if v is None else v.shape for v in values]
+            names = [f"{group}/{i}" for i in range(len(variables))]
+            shapes = [arrays[name].shape if name in arrays else None for name in names]
             if shapes != [tuple(v.shape) for v in variables]:
                 raise ValueError(
                     f"the checkpoint's {group} is of another training (other layers, optimizer or "
                     "EMA_DECAY); go on with the options it was made with, or start a new run "
                     "from its weights with --weights FILE"
                 )
-            _assign(variables, values)
+            _assign(variables, [arrays[name] for name in names])
 
-    def load_weights(self, arrays):
-        """Takes up the weights in a `state`, whichever layers it was of; a file has averages."""
+    def load_weights(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores the weights in a `state`, whichever layers it was of; a file has averages."""
         for variable in self.model.variables:
             value = arrays.get(f"weights/{_key(variable)}")
             if value is not None:
@@ -278,19 +264,19 @@ class Trainer:
         if self.averages:
             _assign(self.averages, [variable.numpy() for variable in self.variables])
 
-    def any(self, flag):
+    def in_any_process(self, flag: bool) -> bool:
         """Whether `flag` holds in any process of the cluster; all must ask at the same time."""
-        if self.cluster.replicas == 1:
-            return bool(flag)
-        flags = self._spread([tf.constant(float(flag))] * self.cluster.local_replicas)
-        return float(self._any(flags)) > 0
+        if self.cluster.workers == 1:
+            return flag
+        flags = self._to_devices([tf.constant(float(flag))] * self.cluster.local_replicas)
+        return float(self._add_flags(flags)) > 0
 
-    # --- Batches ---------------------------------------------------------------------------
+    # --- Batches ----------------------------------------------------------------------------
 
-    def _parts(self, batch, step):
-        """[(arrays, keys)]: the batch in parts for one after another, each cut for the devices.
+    def _parts(self, batch: Batch, step: int) -> list[tuple[list[Any], Any]]:
+        """(arrays, keys) of each part of the batch, cut for the devices.
 
-        Keys number the images of all steps and processes: however a batch is cut, a
+        Keys number the images of all steps and processes: however a batch is cut, an
         image's RoIs, and what dropout leaves out of them, are the same.
         """
         size, local = len(batch[0]), self.cluster.local_replicas
@@ -305,19 +291,22 @@ class Trainer:
         for part in range(self.accumulate):
             starts = [(device * self.accumulate + part) * each for device in range(local)]
             arrays = [
-                self._spread([tf.convert_to_tensor(array[at : at + each]) for at in starts])
+                self._to_devices([tf.convert_to_tensor(array[at : at + each]) for at in starts])
                 for array in batch
             ]
-            parts.append((arrays, self._spread([self._keys(first + at, each) for at in starts])))
+            keys = self._to_devices([self._keys(first + at, each) for at in starts])
+            parts.append((arrays, keys))
         return parts
 
-    def _keys(self, first, count):
+    def _keys(self, first: int, count: int) -> tf.Tensor:
         if self.seed is None:
             return tf.zeros((0,), tf.int32)
         return tf.range(first, first + count, dtype=tf.int32)
 
-    def _spread(self, values):
-        """A list of one value a local device -> what the strategy hands to each."""
+    # --- On all devices ---------------------------------------------------------------------
+
+    def _to_devices(self, values: list[tf.Tensor]) -> Any:
+        """One value for each device of this process, as the strategy hands them out."""
         if self.cluster.replicas == 1:
             return values[0]
         rest = iter(values)
@@ -325,55 +314,47 @@ class Trainer:
             lambda _: next(rest)
         )
 
-    # --- On all devices ---------------------------------------------------------------------
-
-    def _on_each(self, function, *args):
+    def _on_each_device(self, function: Callable[..., Any], *args: Any) -> Any:
         if self.cluster.replicas == 1:
             return function(*args)
         return self.cluster.strategy.run(function, args)
 
-    def _one_of(self, values):
+    def _first_of(self, values: Any) -> Any:
         """The first device's values, where all devices have the same."""
         if self.cluster.replicas == 1:
             return values
         local = self.cluster.strategy.experimental_local_results
         return tf.nest.map_structure(lambda value: local(value)[0], values)
 
-    def _sum(self, values):
+    def _on_all_devices(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A tf.function that runs a function on each device; all must return the same."""
+
+        def run(*args: Any) -> Any:
+            return self._first_of(self._on_each_device(function, *args))
+
+        return tf.function(run)
+
+    def _sum(self, values: Any) -> Any:
+        """Of all devices."""
         if self.cluster.replicas == 1:
             return values
         return tf.distribute.get_replica_context().all_reduce("SUM", values)
 
-    def _differentiate_replicas(self, arrays, keys, counts):
+    def _differentiate_all(self, arrays: Any, keys: Any, counts: Any) -> tuple[Losses, Any]:
         self.traces += 1  # counts traces, not steps: this line runs only while tracing
-        losses, gradients = self._on_each(self._differentiate_one, arrays, keys, counts)
-        return {name: self._one_of(value) for name, value in losses.items()}, gradients
-
-    def _count_replicas(self, arrays, keys):
-        def count(arrays, keys):
-            return self._sum(self._forward(arrays, keys, self.training)[1])
-
-        return self._one_of(self._on_each(count, arrays, keys))
-
-    def _validate_replicas(self, arrays, keys):
-        sums, counts, l2 = self._on_each(self._validate_one, arrays, keys)
-        sums = {name: self._one_of(value) for name, value in sums.items()}
-        return sums, self._one_of(counts), self._one_of(l2)
-
-    def _any_replicas(self, flags):
-        # Computed here, so that it lies on a device: a bare input does not, and can't be summed.
-        return self._one_of(self._on_each(lambda flag: self._sum(flag + 0.0), flags))
-
-    def _update_replicas(self, gradients):
-        self._on_each(self._update_one, gradients)
+        losses, gradients = self._on_each_device(self._differentiate_one, arrays, keys, counts)
+        return self._first_of(losses), gradients
 
     # --- On one device ----------------------------------------------------------------------
 
-    def _forward(self, arrays, keys, training):
-        """(dict of loss -> its mean over these images, [4] what each is a mean over)."""
+    def _forward(
+        self, arrays: list[tf.Tensor], keys: tf.Tensor, training: bool
+    ) -> tuple[Losses, tf.Tensor]:
+        """Each loss's mean over these images, and the `_counts` that they are means over."""
         with ExitStack() as stack:
-            for layer in self._random if self.seed is not None else ():
-                stack.enter_context(layer.keyed(self.seed, keys))
+            if self.seed is not None:
+                for layer in self._random:
+                    stack.enter_context(layer.keyed(self.seed, keys))
             outputs = self._network(arrays, training=training)
         losses = dict(zip(LOSS_NAMES, outputs[: len(LOSS_NAMES)], strict=True))
         ids, logits, masks, found = outputs[len(LOSS_NAMES) :]
@@ -382,11 +363,16 @@ class Trainer:
             losses[EDGE_LOSS] = mrcnn_edge_loss_graph(masks, ids[:, :few], found)
         return losses, _counts(arrays, ids, logits)
 
-    def _differentiate_one(self, arrays, keys, whole):
-        """(these images' share of the batch's losses, their gradients), summed over devices.
+    def _count_one(self, arrays: list[tf.Tensor], keys: tf.Tensor) -> tf.Tensor:
+        return self._sum(self._forward(arrays, keys, self.training)[1])
+
+    def _differentiate_one(
+        self, arrays: list[tf.Tensor], keys: tf.Tensor, whole: tf.Tensor | None
+    ) -> tuple[Losses, list[tf.Tensor]]:
+        """These images' share of the batch's losses, and their gradients, summed over devices.
 
         Args:
-            whole: counts of the whole batch, where these aren't all of its parts, or None.
+            whole: counts of the whole batch, where this is not all of it.
         """
         values = [v.value for v in self.variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -405,10 +391,10 @@ class Trainer:
         gradients = tape.gradient(scaled, values, unconnected_gradients="zero")
         return self._sum({"loss": loss, **losses}), self._sum(gradients)
 
-    def _l2_term(self):
+    def _l2_term(self) -> tf.Tensor:
         return l2_term(decayed_weights(self.model), self.weight_decay)
 
-    def _update_one(self, gradients):
+    def _update_one(self, gradients: list[tf.Tensor]) -> None:
         # Keras adds up what the devices bring, and each brings the whole sum.
         if self.cluster.replicas > 1:
             gradients = [g / self.cluster.replicas for g in gradients]
@@ -421,22 +407,24 @@ class Trainer:
                 value = tf.convert_to_tensor(variable.value)
                 average.assign(average + rest * (value - average))
 
-    def _validate_one(self, arrays, keys):
+    def _validate_one(
+        self, arrays: list[tf.Tensor], keys: tf.Tensor
+    ) -> tuple[Losses, tf.Tensor, tf.Tensor]:
         means, counts = self._forward(arrays, keys, False)
         sums = {name: mean * counts[_COUNT_OF[name]] for name, mean in means.items()}
         return self._sum(sums), self._sum(counts), self._l2_term()
 
 
-def _key(variable):
+def _key(variable: keras.Variable) -> str:
     return variable.path.replace("/", ".")
 
 
-def _assign(variables, values):
+def _assign(variables: Sequence[Any], values: Iterable[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
-def _counts(arrays, ids, logits):
+def _counts(arrays: list[tf.Tensor], ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """float32 [4]: anchors, object anchors, RoIs of active classes, object RoIs."""
     match = arrays[2]
     active = tf.cast(arrays[1][0, 12:], tf.float32)  # as in the loss, the first image decides
@@ -449,7 +437,7 @@ def _counts(arrays, ids, logits):
     return tf.stack(counts)
 
 
-def _average_of(variable):
-    # Each device computes the same average; without a word on it tf.distribute refuses.
+def _average_of(variable: keras.Variable) -> tf.Variable:
+    # Each device computes the same average; tf.distribute must be told so.
     first = tf.VariableAggregation.ONLY_FIRST_REPLICA
     return tf.Variable(variable.value, trainable=False, aggregation=first)

@@ -6,19 +6,27 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mrcnn.commands.arguments import UsageError, from_arguments
 from mrcnn.commands.main import build_parser, main
-from mrcnn.commands.shared import UsageError, data_folders, load_folders
-from mrcnn.commands.train import _augmentation, count_visits, stage_name, stage_of
+from mrcnn.commands.shared import data_folders, load_folders
+from mrcnn.commands.train import (
+    TrainOptions,
+    _augmentation,
+    count_visits,
+    stage_names,
+    stage_to_continue,
+)
 from mrcnn.data.policy import FLIP, STRONG
 from mrcnn.training.schedules import parse_stages
 from tests.helpers.coco_files import write_coco
 
 
 def parsed(*options):
-    return build_parser().parse_args(["train", *map(str, options)])
+    arguments = build_parser().parse_args(["train", *map(str, options)])
+    return from_arguments(TrainOptions, arguments)
 
 
-def test_training_pictures_of_several_folders_are_joined(tmp_path):
+def test_training_images_of_several_folders_are_joined(tmp_path):
     one, two = write_coco(tmp_path / "one", [1, 2, 1]), write_coco(tmp_path / "two", [8])
     args = parsed("--data", one, two)
     dataset, counts = load_folders(data_folders(args), "train")
@@ -41,7 +49,7 @@ def test_annotations_may_lie_elsewhere(tmp_path):
         data_folders(args)
 
 
-def test_each_folders_pictures_come_as_often_as_asked(tmp_path):
+def test_each_folders_images_come_as_often_as_asked(tmp_path):
     folders = write_coco(tmp_path / "one", [1, 2]), write_coco(tmp_path / "two", [8])
     options = ["--data", *folders]
     dataset, counts = load_folders(data_folders(parsed(*options)), "train")
@@ -59,7 +67,7 @@ def test_each_folders_pictures_come_as_often_as_asked(tmp_path):
     [
         (("--stages", "heads:1,all:2", "--epochs", "3"), "--stages says"),
         (("--stages", "heads:1", "--layers", "heads"), "--stages says"),
-        (("--resume", "logs/run", "--weights", "none"), "--resume goes on"),
+        (("--resume", "logs/run", "--weights", "none"), "--resume continues"),
         (("--paste_data", "other"), "--paste_data needs --paste"),
         (("--paste", "0.5", "--paste_annotations", "other"), "is for --paste_data"),
     ],
@@ -89,8 +97,10 @@ def test_counts_below_zero_are_refused(option):
 def test_a_run_goes_on_in_its_stage():
     """Also where early stopping ended the stage before its last epoch."""
     stages = parse_stages("heads:40,4+:120,heads:160")
-    saved = [SimpleNamespace(info={"stage": name}) for name in ("0:heads", "1:4+", "2:heads")]
-    assert [stage_of(s, stages) for s in saved] == [0, 1, 2]
-    assert stage_of(None, stages) == 0
-    assert stage_of(saved[1], stages[:1]) == 0
-    assert stage_name(stages[:1], 0) is None
+    names = stage_names(stages)
+    assert names == ["0:heads", "1:4+", "2:heads"]
+    saved = [SimpleNamespace(info={"stage": name}) for name in names]
+    assert [stage_to_continue(s, stages) for s in saved] == [0, 1, 2]
+    assert stage_to_continue(None, stages) == 0
+    assert stage_to_continue(saved[1], stages[:1]) == 0
+    assert stage_names(stages[:1]) == [None]

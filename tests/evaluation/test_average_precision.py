@@ -20,7 +20,7 @@ from tests.helpers.coco_cases import (
     CLASSES,
     accumulated,
     detection,
-    one_picture,
+    one_image,
     random_data,
 )
 
@@ -59,9 +59,9 @@ def assert_equal(values, expected):
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 7))
-@settings(deadline=None, max_examples=40)
-def test_all_numbers_equal_pycocotools(kind, seed, pictures, busy):
-    content, results = random_data(seed, pictures, busy)
+@settings(deadline=None, max_examples=25)
+def test_all_numbers_equal_pycocotools(kind, seed, images, busy):
+    content, results = random_data(seed, images, busy)
     scores = coco_scores(content, results, [kind])[kind]
     values = [scores[name] for name in NAMES] + list(scores["per_class"].values())
     assert_equal(values, reference(content, results, kind))
@@ -72,7 +72,7 @@ def test_all_numbers_equal_pycocotools(kind, seed, pictures, busy):
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_subsets_equal_pycocotools(attribute, kind):
     """COCOeval ignores what is beyond its largest area: given to all outside the subset."""
-    content, results = random_data(7, pictures=25)
+    content, results = random_data(7, count=25)
     _, found = accumulated(content, results, kind)
     for number in (1, 2, 3):
         rows = [
@@ -86,8 +86,8 @@ def test_subsets_equal_pycocotools(attribute, kind):
         assert_equal([average_precision.mean(v) for v in values], expected[:3] + expected[12:])
 
 
-def test_more_than_100_detections_of_a_class_in_a_picture():
-    content, results = random_data(3, pictures=3)
+def test_more_than_100_detections_of_a_class_in_an_image():
+    content, results = random_data(3, count=3)
     crowded = [{**r, "image_id": 2, "category_id": 1 + n % 2} for n, r in enumerate(results * 20)]
     assert len(crowded) > 220
     assert_equal(
@@ -97,7 +97,7 @@ def test_more_than_100_detections_of_a_class_in_a_picture():
 
 
 def test_work_in_small_parts_gives_the_same(monkeypatch):
-    content, results = random_data(5, pictures=20)
+    content, results = random_data(5, count=20)
     whole = coco_scores(content, results)
     monkeypatch.setattr(average_precision, "CHUNK", 300)
     assert coco_scores(content, results) == whole
@@ -115,24 +115,30 @@ def test_without_results_and_without_truth():
 
 def test_ties_by_hand():
     """Of two garments that overlap a detection the same, COCO takes the last."""
-    content = one_picture(([10, 10, 40, 40], 1), ([30, 10, 40, 40], 1))
+    content = one_image(([10, 10, 40, 40], 1), ([30, 10, 40, 40], 1))
     results = [detection([20, 10, 40, 40], 0.9), detection([34, 10, 40, 40], 0.8)]
     matches, found = accumulated(content, results, "bbox")
-    assert matches.codes[:, 0, 0].tolist() == [average_precision.RIGHT, average_precision.WRONG]
+    assert matches.codes[:, 0, 0].tolist() == [
+        average_precision.TRUE_POSITIVE,
+        average_precision.FALSE_POSITIVE,
+    ]
     assert average_precision.mean(found.precision[..., 0]) == pytest.approx(
         reference(content, results, "bbox")[0], abs=1e-9
     )
 
 
 def test_overlap_of_just_the_threshold_is_enough():
-    content, half = one_picture(([10, 10, 40, 40], 1)), detection([10, 10, 40, 20], 0.9)
+    content, half = one_image(([10, 10, 40, 40], 1)), detection([10, 10, 40, 20], 0.9)
     matches, _ = accumulated(content, [half], "bbox")
-    assert matches.codes[0, 0, :2].tolist() == [average_precision.RIGHT, average_precision.WRONG]
+    assert matches.codes[0, 0, :2].tolist() == [
+        average_precision.TRUE_POSITIVE,
+        average_precision.FALSE_POSITIVE,
+    ]
 
 
 def test_subset_by_hand():
-    """Garments outside the subset are no miss, finding them no fault; inventions count."""
-    content = one_picture((BOX, 1), (APART, 3))
+    """Garments outside the subset count neither way; false positives count in every subset."""
+    content = one_image((BOX, 1), (APART, 3))
     both = [detection(BOX, 0.9), detection(APART, 0.8)]
     matches, found = accumulated(content, both, "segm")
     ap = dict(
@@ -148,8 +154,8 @@ def test_subset_by_hand():
     assert ("scale", "small") not in ap  # the file says nothing of scale
     assert matches.codes[:, matches.views.index(("occlusion", "heavy")), 0].tolist() == [
         average_precision.IGNORED,
-        average_precision.RIGHT,
+        average_precision.TRUE_POSITIVE,
     ]
-    # An invention above all: right 1 of 2 in the subset too.
+    # A false positive that scores best: precision 1 / 2 in the subset too.
     _, found = accumulated(content, [*both, detection([60, 5, 20, 20], 1.0)], "segm")
     assert average_precision.mean(found.precision[..., -1]) == pytest.approx(0.5)

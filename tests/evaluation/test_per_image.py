@@ -132,17 +132,21 @@ def test_recall_without_boxes_is_zero():
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=50)
-def test_ap_is_bounded_and_perfect_for_perfect_predictions(data):
-    corners = st.tuples(st.integers(0, 20), st.integers(0, 20))
-    starts = data.draw(st.lists(corners, min_size=1, max_size=5, unique=True))
-    truth = instances([(y, x, y + 9, x + 9) for y, x in starts], range(1, len(starts) + 1))
-    scores = data.draw(st.permutations(range(1, len(starts) + 1)))
-    right = [truth[0], truth[1], np.array(scores) / 10, truth[2]]
-    assert ev.compute_ap_range(*truth, *right, verbose=0) == pytest.approx(1)
-    classes = data.draw(st.permutations(truth[1].tolist()))
-    shuffled = [truth[0], np.array(classes), right[2], truth[2]]
-    assert 0 <= ev.compute_ap(*truth, *shuffled)[0] <= 1
+@settings(deadline=None, max_examples=25)
+def test_ap_of_exact_boxes_depends_on_their_classes_alone(data):
+    """Boxes that do not overlap, each detected exactly: right where the class is."""
+    count = data.draw(st.integers(1, 5))
+    boxes = [(0, 8 * i, 30, 8 * i + 8) for i in range(count)]
+    truth = instances(boxes, range(1, count + 1))
+    ranks = data.draw(st.permutations(range(count)))  # ranks[i]: of the detection of box i
+    classes = np.array(data.draw(st.permutations(truth[1].tolist())))
+    predicted = [truth[0], classes, 1 - np.array(ranks) / 10, truth[2]]
+    right = (classes == truth[1])[np.argsort(ranks)]
+    precisions = np.cumsum(right) / np.arange(1, count + 1)
+    best_from = np.maximum.accumulate(precisions[::-1])[::-1]
+    expected = best_from[right].sum() / count
+    assert ev.compute_ap(*truth, *predicted)[0] == pytest.approx(expected)
+    assert ev.compute_ap_range(*truth, *predicted, verbose=0) == pytest.approx(expected)
 
 
 # --- COCO's scores ----------------------------------------------------------------------------
@@ -233,7 +237,7 @@ def test_coco_scores_without_results_are_zero(annotations):
         assert scores[kind]["per_class"] == {"shirt": 0, "skirt": 0, "vest": None}
 
 
-def test_coco_scores_of_some_pictures(annotations):
+def test_coco_scores_of_some_images(annotations):
     scores = ev.coco_scores(annotations, [*PERFECT, result(1, 3, [0, 0, 9, 9], 1.0)], image_ids=[2])
     assert scores["segm"]["AP"] == pytest.approx(1)
     assert scores["segm"]["per_class"] == pytest.approx({"shirt": 1, "skirt": None, "vest": None})

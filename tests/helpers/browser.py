@@ -1,7 +1,9 @@
 """Headless Chromium for tests of HTML pages: Debian's packages chromium and chromium-driver."""
 
+import atexit
 import shutil
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 
@@ -13,13 +15,9 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-@contextmanager
-def open_page(path, width=1280, height=900):
-    """A selenium driver that has a local file open; fails the test if its script failed.
-
-    Args:
-        path: Path of the HTML file, opened as file://.
-    """
+@cache
+def _driver():
+    """The one browser of this process: starting it takes longer than most tests."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -33,15 +31,28 @@ def open_page(path, width=1280, height=900):
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
-        f"--window-size={width},{height}",
     ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    atexit.register(driver.quit)
+    return driver
+
+
+@contextmanager
+def open_page(path, width=1280, height=900):
+    """A selenium driver that has a local file open; fails the test if its script failed.
+
+    Args:
+        path: Path of the HTML file, opened as file://.
+    """
+    driver = _driver()
+    driver.set_window_size(width, height)
+    driver.get_log("browser")  # of earlier pages
+    driver.get(path.resolve().as_uri())
     try:
-        driver.get(path.resolve().as_uri())
         yield driver
         severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
         assert not severe
     finally:
-        driver.quit()
+        driver.get("about:blank")

@@ -32,10 +32,10 @@ def near(rng, box):
     return [x, y, min(max(width, 2), WIDTH - x), min(max(height, 2), HEIGHT - y)]
 
 
-def random_data(seed, pictures=12, busy=4):
+def random_data(seed, count=12, busy=4):
     """A COCO file's content and results: ties, crowds, empty images, an absent class."""
     rng = np.random.default_rng(seed)
-    images = [{"id": 3 * i + 2, "height": HEIGHT, "width": WIDTH} for i in range(pictures)]
+    images = [{"id": 3 * i + 2, "height": HEIGHT, "width": WIDTH} for i in range(count)]
     annotations, results = [], []
     for image in images:
         for _ in range(rng.integers(0, busy)):
@@ -81,7 +81,7 @@ BOX = [10, 10, 40, 40]
 APART = [90, 90, 30, 30]
 
 
-def one_picture(*instances):
+def one_image(*instances):
     """Content with one image; instances are (box, occlusion)."""
     rows = [
         {
@@ -118,5 +118,5 @@ def accumulated(content, results, kind):
     detections = read_results(truth, results)
     views = average_precision.make_views(truth)
     overlaps = average_precision.compute_overlaps(truth, detections, kind)
-    matches = average_precision.match(truth, detections, kind, views, overlaps)
+    matches = average_precision.match_detections(truth, detections, kind, views, overlaps)
     return matches, average_precision.accumulate(matches)

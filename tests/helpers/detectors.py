@@ -36,7 +36,7 @@ class HalfDetector:
             raise RuntimeError("no such\ncolour")
         return [image[0, 0].tolist() for image in batch]
 
-    def finish(self, image, color):
+    def to_result(self, image, color):
         height, width = image.shape[:2]
         count = 0 if tuple(color) == EMPTY else 2
         boxes = [[0, 0, height, width // 2], [height // 2, width // 2, height, width]][:count]
@@ -44,7 +44,7 @@ class HalfDetector:
         return Result(image, boxes, ids, scores, np.ones((count, 28, 28)), self.class_names)
 
 
-def write_picture(path, size=(60, 40), color=(90, 120, 150), **options):
+def write_image(path, size=(60, 40), color=(90, 120, 150), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path, **options)
 

@@ -1,8 +1,8 @@
 """A program of a cluster's process, run by tests/training/test_devices.py.
 
-    python distributed_worker.py FOLDER DEVICES PICTURES EPOCHS
+    python distributed_worker.py FOLDER DEVICES IMAGES EPOCHS
 
-Trains the small network of the shapes sample on DEVICES logical CPUs with PICTURES on each, goes on
+Trains the small network of the shapes sample on DEVICES logical CPUs with IMAGES on each, goes on
 with FOLDER's run if there is one, and writes all weights to FOLDER/weights_<index>.npz. Exit
 status 3: another process was lost.
 """
@@ -21,10 +21,10 @@ def main():
     import tensorflow as tf
 
     from mrcnn.model import MaskRCNN
-    from mrcnn.training.loop import WorkerLost
+    from mrcnn.training.stopping import WorkerLost
     from tests.helpers.shapes import SmallConfig, shapes
 
-    folder, devices, pictures, epochs = sys.argv[1], *map(int, sys.argv[2:])
+    folder, devices, images, epochs = sys.argv[1], *map(int, sys.argv[2:])
     if devices > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(
@@ -33,7 +33,7 @@ def main():
 
     class Config(SmallConfig):
         GPU_COUNT = devices
-        IMAGES_PER_GPU = pictures
+        IMAGES_PER_GPU = images
         STEPS_PER_EPOCH = 3
 
     keras.utils.set_random_seed(1)

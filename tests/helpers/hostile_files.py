@@ -1,6 +1,6 @@
 """A folder of over 200 files such as a folder run may meet, most of them made to break it.
 
-    python tests/hostile_files.py FOLDER
+    python -m tests.helpers.hostile_files FOLDER
 
 makes it for the command itself.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 SIZE = (48, 64)  # width, height of most
-NO_PICTURE = "it is not an image"
+NO_IMAGE = "it is not an image"
 DAMAGED = "is cut off|are damaged|is not an image"
 TOO_MANY = "it has more than the 178,956,970 pixels that are decoded|178,956,970 that are decoded"
 
@@ -30,9 +30,9 @@ def photo(size=SIZE):
     return Image.fromarray((noise + ramp).astype(np.uint8))
 
 
-def encoded(picture, kind, **options):
+def encoded(image, kind, **options):
     data = io.BytesIO()
-    picture.save(data, kind, **options)
+    image.save(data, kind, **options)
     return data.getvalue()
 
 
@@ -67,7 +67,7 @@ class Hostile:
         self.folder.mkdir(parents=True, exist_ok=True)
         for part in (
             self._formats, self._modes, self._turned, self._shapes, self._cut, self._damaged,
-            self._no_pictures, self._no_files, self._names, self._collisions,
+            self._no_images, self._no_files, self._names, self._collisions,
         ):  # fmt: skip
             part()
 
@@ -106,7 +106,7 @@ class Hostile:
         for ending, kind in {"gif": "GIF", "webp": "WEBP", "png": "PNG", "tif": "TIFF"}.items():
             self._sound(f"formats/frames.{ending}", encoded(photo(), kind, **frames))
         stereo = encoded(photo(), "MPO", save_all=True, append_images=[photo()])
-        self._sound("formats/two pictures.jpg", stereo)
+        self._sound("formats/two images.jpg", stereo)
         for wrong in ("png", "gif", "tiff", "webp", "bmp", "avif"):
             self._sound(f"formats/a jpeg.{wrong}", encoded(photo(), "JPEG"))
         self._sound("formats/without an ending", encoded(photo(), "PNG"))
@@ -115,8 +115,8 @@ class Hostile:
             self._sound(f"formats/{compression}.tif", data)
 
     def _modes(self):
-        def sound(name, picture, **options):
-            self._sound(f"modes/{name}", encoded(picture, options.pop("kind"), **options))
+        def sound(name, image, **options):
+            self._sound(f"modes/{name}", encoded(image, options.pop("kind"), **options))
 
         for progressive in (False, True):
             for mode in ("L", "RGB", "CMYK"):
@@ -236,7 +236,7 @@ class Hostile:
         comment = b"\xff\xfe\xff\xff" + b"c" * 65533
         self._sound("damaged/long comments.jpg", jpeg[:2] + comment * 9 + jpeg[2:])
         self._sound("damaged/text in it.png", encoded(photo(), "PNG", pnginfo=text_chunks()))
-        self._broken("damaged/rubbish before.jpg", b"rubbish" + jpeg, NO_PICTURE)
+        self._broken("damaged/rubbish before.jpg", b"rubbish" + jpeg, NO_IMAGE)
         for seed in range(12):
             rng = np.random.default_rng(seed)
             kind = ("JPEG", "PNG", "WEBP", "TIFF")[seed % 4]
@@ -245,7 +245,7 @@ class Hostile:
                 data[at] = rng.integers(256)
             self._either(f"damaged/some bytes {seed}.{kind.lower()}", bytes(data))
 
-    def _no_pictures(self):
+    def _no_images(self):
         texts = {
             "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
             "html": b"<!doctype html><img src=x onerror=alert(1)>",
@@ -261,10 +261,10 @@ class Hostile:
             "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         }
         for name, content in texts.items():
-            self._broken(f"others/{name}.jpg", content, NO_PICTURE)
+            self._broken(f"others/{name}.jpg", content, NO_IMAGE)
             self._write(f"others/{name}", content)
             self.passed_over.add(f"others/{name}")
-        self._broken("others/random.png", np.random.default_rng(1).bytes(5000), NO_PICTURE)
+        self._broken("others/random.png", np.random.default_rng(1).bytes(5000), NO_IMAGE)
         heic = b"\0\0\0\x18ftypheic" + b"\0" * 400
         self._broken("others/photo.heic", heic, "pillow-heif|are damaged|is not an image")
         self._write("others/notes.txt", b"none")
@@ -304,7 +304,7 @@ class Hostile:
             "\u00e9t\u00e9.png", "e\u0301te\u0301.png", "\u5199\u771f.png", "\U0001f457.png",
             "\u202etxt.png", "zero\u200bwidth.png", "\x01\x1b[31m.png", "CON.png", "nul.jpg",
             "Case.png", "case.png", "CASE.PNG", "=1+1.png", "@sum.png", "{{ place }}.png",
-            "[@pictures@].png", "x" * 246 + ".png", "x" * 247 + ".jp", "\u5199" * 82 + ".png",
+            "[@images@].png", "x" * 246 + ".png", "x" * 247 + ".jp", "\u5199" * 82 + ".png",
             "..png", "...png", "a..png", "null.png", "0.png", "results.json.png",
         ]  # fmt: skip
         for folder in ("names", "names/\U0001f457 #1 %20 'x' \"y\"\n<i>"):

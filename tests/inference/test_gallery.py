@@ -11,11 +11,13 @@ from selenium.webdriver.common.keys import Keys
 
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.inference import gallery
-from mrcnn.inference.listing import Picture
-from mrcnn.inference.pipeline import run_pictures
+from mrcnn.inference.listing import InputImage
+from mrcnn.inference.pipeline import run_images
+from mrcnn.inference.records import Instance, Record
 from mrcnn.inference.results import Result
+from mrcnn.render.html import image_uri
 from tests.helpers.browser import needs_browser, open_page
-from tests.helpers.detectors import EMPTY, HalfDetector, write_picture
+from tests.helpers.detectors import EMPTY, HalfDetector, write_image
 
 pytestmark = needs_browser
 HOSTILE = "</script><img src=x onerror=alert(1)> 'q\" #%20.png".replace("/", "_")
@@ -24,9 +26,9 @@ HOSTILE = "</script><img src=x onerror=alert(1)> 'q\" #%20.png".replace("/", "_"
 class Varied(HalfDetector):
     """`HalfDetector`, but in red images it finds one skirt, surely."""
 
-    def finish(self, image, color):
+    def to_result(self, image, color):
         if color != [200, 0, 0]:
-            return super().finish(image, color)
+            return super().to_result(image, color)
         box = [[10, 10, *image.shape[:2]]]
         return Result(image, box, [9], [0.99], np.ones((1, 28, 28)), self.class_names)
 
@@ -34,12 +36,12 @@ class Varied(HalfDetector):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a folder")
-    write_picture(folder / "in" / "a red.png", (120, 180), (200, 0, 0))
-    write_picture(folder / "in" / "b.png", (120, 180))
-    write_picture(folder / "in" / "c.png", (120, 180), EMPTY)
-    write_picture(folder / "in" / HOSTILE, (120, 180), (20, 120, 50))
+    write_image(folder / "in" / "a red.png", (120, 180), (200, 0, 0))
+    write_image(folder / "in" / "b.png", (120, 180))
+    write_image(folder / "in" / "c.png", (120, 180), EMPTY)
+    write_image(folder / "in" / HOSTILE, (120, 180), (20, 120, 50))
     (folder / "in" / "broken <b>.jpg").write_bytes(b"no")
-    run_pictures(Varied(), folder / "in", folder / "out", progress=False)
+    run_images(Varied(), folder / "in", folder / "out", progress=False)
     return folder / "out" / "index.html"
 
 
@@ -106,7 +108,7 @@ def test_compare_by_mouse(page):
         driver.find_elements("css selector", ".card")[1].click()
         assert driver.find_element("id", "title").text == "a red.png"
         assert wait(driver, "document.getElementById('overlay').naturalWidth") == 120
-        assert wait(driver, "document.getElementById('picture').naturalWidth") == 120
+        assert wait(driver, "document.getElementById('original').naturalWidth") == 120
         frame = driver.find_element("id", "frame").rect
         assert frame["height"] > 300 and abs(frame["width"] / frame["height"] - 120 / 180) < 0.01
         slide(driver, "share", 50)
@@ -148,17 +150,17 @@ def test_names_are_no_markup_and_their_links_work(page):
         driver.find_elements("css selector", ".card")[0].click()
         assert driver.find_element("id", "title").text == HOSTILE
         assert wait(driver, "document.getElementById('overlay').naturalWidth") == 120
-        assert wait(driver, "document.getElementById('picture').naturalWidth") == 120
+        assert wait(driver, "document.getElementById('original').naturalWidth") == 120
         assert not driver.find_elements("css selector", "img[src=x]")
 
 
-@pytest.mark.parametrize("gone", ["picture", "overlay", "both"])
+@pytest.mark.parametrize("gone", ["original", "overlay", "both"])
 def test_files_that_are_gone(page, tmp_path, gone):
     """The page alone, or with one of the two: it shows what it has and says so."""
     out = tmp_path / "moved" / "out"
     out.mkdir(parents=True)
     shutil.copy(page, out)
-    if gone == "picture":
+    if gone == "original":
         shutil.copy(page.parent / "b.png.png", out)
     if gone == "overlay":
         (tmp_path / "moved" / "in").mkdir()
@@ -167,31 +169,30 @@ def test_files_that_are_gone(page, tmp_path, gone):
     # The browser notes missing files as errors; here they are the point.
     with pytest.raises(AssertionError), open_page(out / "index.html") as driver:
         driver.find_elements("css selector", ".card")[2].click()
-        visible = "picture" if gone == "overlay" else "overlay"
+        visible = "original" if gone == "overlay" else "overlay"
         seen.append(wait(driver, f"document.getElementById('{visible}').naturalWidth"))
         seen.append(wait(driver, "document.getElementById('compare').style.visibility"))
         wait(driver, "document.getElementById('overlay').complete")
-        seen.append("not where it was" in driver.find_element("id", "note").text)
+        seen.append("was moved" in driver.find_element("id", "note").text)
     assert seen == [120, "hidden", gone != "overlay"]
 
 
-def test_2000_pictures_are_still_quick(tmp_path):
+def test_2000_images_are_still_quick(tmp_path):
     rng = np.random.default_rng(0)
     thumbnails = []
     for _ in range(8):
         noise = rng.integers(0, 256, (15, 10, 3), np.uint8)
         image = np.array(Image.fromarray(noise).resize((160, 240), Image.Resampling.BICUBIC))
-        thumbnails.append(gallery_thumbnail(image))
-    entries = (
-        (i + 1, Picture(tmp_path / f"{i}.jpg", f"{i:04}.jpg", f"{i}.jpg"), {
-            "files": [], "thumbnail": thumbnails[i % 8], "width": 160, "height": 240,
-            "instances": [
-                {"category_id": 1 + (i + k) % 13, "score": 0.5 + k / 10, "color": "red", "area": 99}
+        thumbnails.append(image_uri(image, quality=70))
+    rle = {"size": [240, 160], "counts": ""}
+    with gallery.gallery_page(tmp_path, DEEPFASHION2, []) as add:
+        for i in range(2000):
+            found = [
+                Instance(1 + (i + k) % 13, [], 0.5 + k / 10, rle, area=99, color="red")
                 for k in range(3)
-            ],
-        }) for i in range(2000)
-    )  # fmt: skip
-    gallery.write_gallery(tmp_path, entries, DEEPFASHION2, [])
+            ]
+            record = Record(1, "", [], [], [], thumbnails[i % 8], 160, 240, found)
+            add((i + 1, InputImage(tmp_path / f"{i}.jpg", f"{i:04}.jpg", f"{i}.jpg"), record))
     with open_page(tmp_path / "index.html") as driver:
         timing = driver.execute_script(
             "const t = performance.getEntriesByType('navigation')[0]; const a = performance.now();"
@@ -204,12 +205,6 @@ def test_2000_pictures_are_still_quick(tmp_path):
     assert loaded < 200  # the others are decoded when they come into view
     # Ten times what a quiet machine takes.
     assert timing[0] < 8000 and timing[1] < 2000
-
-
-def gallery_thumbnail(image):
-    from mrcnn.render.html import image_uri
-
-    return image_uri(image, quality=70)
 
 
 def test_data_is_json_without_a_tag(page):

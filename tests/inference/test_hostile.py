@@ -7,10 +7,9 @@ import orjson
 import pytest
 from PIL import Image
 
-from mrcnn.inference.listing import TABLES
-from mrcnn.inference.pipeline import run_pictures
+from mrcnn.inference.listing import TABLES, writable
+from mrcnn.inference.pipeline import run_images
 from mrcnn.inference.records import on_disk
-from mrcnn.inference.tables import writable
 from mrcnn.inference.writers import KINDS, Outputs
 from tests.helpers.browser import needs_browser, open_page
 from tests.helpers.detectors import HalfDetector, files, load, table
@@ -20,8 +19,8 @@ from tests.helpers.hostile_files import DAMAGED, Hostile
 class NarrowDetector(HalfDetector):
     """`HalfDetector` that finds nothing in half of a single column."""
 
-    def finish(self, image, color):
-        result = super().finish(image, color)
+    def to_result(self, image, color):
+        result = super().to_result(image, color)
         sides = result.boxes[:, 2:] - result.boxes[:, :2]
         return result.select(sides.min(axis=1, initial=1) > 0)
 
@@ -35,13 +34,13 @@ def hostile(tmp_path_factory):
 
 
 def run(folder, **options):
-    return run_pictures(
+    return run_images(
         NarrowDetector(4), folder / "in", folder / "out", Outputs(KINDS), recursive=True,
         progress=False, **options,
     )  # fmt: skip
 
 
-def test_sound_pictures_have_results_and_the_others_a_reason(hostile):
+def test_sound_images_have_results_and_the_others_a_reason(hostile):
     made, out, summary = hostile
     assert made.count > 300 and summary.stopped == ""
     api, results, failures = load(out)
@@ -59,7 +58,7 @@ def test_sound_pictures_have_results_and_the_others_a_reason(hostile):
     assert {row[0] for row in table(out / "results.csv")[1:]} <= sizes.keys()
 
 
-def test_no_file_is_written_for_two_pictures(hostile):
+def test_no_file_is_written_for_two_images(hostile):
     _, out, summary = hostile
     records = [orjson.loads(p.read_bytes()) for p in out.glob("records/**/*.json") if p.is_file()]
     assert len(records) == summary.processed
@@ -69,13 +68,13 @@ def test_no_file_is_written_for_two_pictures(hostile):
     assert others == {*written, *TABLES}
 
 
-def test_overlays_have_their_pictures_size(hostile):
+def test_overlays_have_their_images_size(hostile):
     _, out, _ = hostile
     for path in out.glob("records/**/*.json"):
         record = orjson.loads(path.read_bytes())
         overlay = on_disk(record["files"][0])
-        with Image.open(out / overlay) as picture:
-            assert picture.size == (record["width"], record["height"]), overlay
+        with Image.open(out / overlay) as image:
+            assert image.size == (record["width"], record["height"]), overlay
 
 
 def test_results_are_not_made_twice(hostile):
@@ -107,11 +106,11 @@ def test_the_gallery_names_and_links_them_right(hostile):
               image.src = url;
             });
             (async () => {
-              for (const {name, picture, overlay, size} of images) {
+              for (const {name, original, overlay, size} of images) {
                 if (Math.max(...size) > 10000) continue;
                 if (!await works(overlay, size)) broken.push("overlay of " + name);
                 if (!new RegExp(foreign).test(name) && !name.startsWith("damaged/")
-                    && !await works(picture)) broken.push(name);
+                    && !await works(original)) broken.push(name);
               }
               done(broken);
             })();

@@ -1,7 +1,6 @@
 """Many images through a detector whose results are known beforehand."""
 
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -13,21 +12,21 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from mrcnn.commands.environment import hold_weights
 from mrcnn.commands.main import main
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.inference import pipeline
-from mrcnn.inference.pipeline import run_pictures
+from mrcnn.inference.listing import list_inputs
+from mrcnn.inference.pipeline import run_images
 from mrcnn.inference.writers import KINDS, Outputs
 from tests.helpers import ROOT
-from tests.helpers.detectors import BROKEN, EMPTY, HalfDetector, files, load, table, write_picture
+from tests.helpers.detectors import BROKEN, EMPTY, HalfDetector, files, load, table, write_image
 
 
 def run(tmp_path, detector=None, save=None, **options):
     detector = detector or HalfDetector()
     outputs = Outputs(save) if save else None
     source, out = tmp_path / "in", tmp_path / "out"
-    summary = run_pictures(detector, source, out, outputs, progress=False, **options)
+    summary = run_images(detector, source, out, outputs, progress=False, **options)
     return summary, out, detector
 
 
@@ -35,14 +34,14 @@ def run(tmp_path, detector=None, save=None, **options):
 
 
 def test_files_and_summary(tmp_path):
-    write_picture(tmp_path / "in" / "b.jpg")
-    write_picture(tmp_path / "in" / "a.png", size=(30, 50))
+    write_image(tmp_path / "in" / "b.jpg")
+    write_image(tmp_path / "in" / "a.png", size=(30, 50))
     summary, out, _ = run(tmp_path)
     assert files(out) == [
         *("a.png.png", "b.jpg.png", "failures.csv", "images.json", "index.html"),
         *("records/a.png.json", "records/b.jpg.json", "results.csv", "results.json"),
     ]
-    assert (summary.pictures, summary.processed, summary.instances) == (2, 2, 4)
+    assert (summary.images, summary.processed, summary.instances) == (2, 2, 4)
     assert summary.detections["trousers"] == summary.detections["vest"] == 2
     assert list(summary.detections) == list(DEEPFASHION2[1:])
     api, results, failures = load(out)
@@ -62,7 +61,7 @@ def test_files_and_summary(tmp_path):
 
 
 def test_csv(tmp_path):
-    write_picture(tmp_path / "in" / 'quo"te, new\nline.png', color=(200, 10, 20))
+    write_image(tmp_path / "in" / 'quo"te, new\nline.png', color=(200, 10, 20))
     _, out, _ = run(tmp_path, save=("csv",))
     rows = table(out / "results.csv")
     assert ",".join(rows[0]) == (
@@ -99,13 +98,13 @@ def test_csv(tmp_path):
 
 
 def test_masks_and_cutouts(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "a.png")
     source, out = tmp_path / "in", tmp_path / "out"
     outputs = Outputs(("masks", "cutouts"), pad=5)
-    run_pictures(HalfDetector(), source, out, outputs, progress=False)
-    with Image.open(out / "masks" / "a.png.classes.png") as picture:
-        assert picture.mode == "P" and picture.getpalette()[24:27] == [120, 0, 30]
-        classes = np.array(picture)
+    run_images(HalfDetector(), source, out, outputs, progress=False)
+    with Image.open(out / "masks" / "a.png.classes.png") as image:
+        assert image.mode == "P" and image.getpalette()[24:27] == [120, 0, 30]
+        classes = np.array(image)
     instances = np.array(Image.open(out / "masks" / "a.png.instances.png"))
     assert (classes[:, :30] == 8).all() and (classes[20:, 30:] == 5).all()
     assert (instances[:, :30] == 1).all() and (instances[20:, 30:] == 2).all()
@@ -131,18 +130,18 @@ def test_outputs_are_checked(values, message):
 
 
 def test_jpeg_overlays_and_legend(tmp_path):
-    write_picture(tmp_path / "in" / "a.png", size=(300, 200))
+    write_image(tmp_path / "in" / "a.png", size=(300, 200))
     source, out = tmp_path / "in", tmp_path / "out"
     for legend in (False, True):
         outputs = Outputs(("overlay",), overlay_format="jpg", legend=legend)
-        run_pictures(HalfDetector(), source, out / str(legend), outputs, progress=False)
+        run_images(HalfDetector(), source, out / str(legend), outputs, progress=False)
     plain, with_legend = (np.array(Image.open(out / n / "a.png.jpg")) for n in ("False", "True"))
     changed = np.argwhere(np.abs(plain.astype(int) - with_legend).max(axis=2) > 60)
     assert len(changed) and changed[:, 0].min() > 150 and changed[:, 1].max() < 120
 
 
-def test_pictures_without_garments(tmp_path):
-    write_picture(tmp_path / "in" / "a.png", color=EMPTY)
+def test_images_without_garments(tmp_path):
+    write_image(tmp_path / "in" / "a.png", color=EMPTY)
     summary, out, _ = run(tmp_path, save=KINDS)
     assert summary.processed == 1 and summary.instances == 0
     assert (out / "results.json").read_bytes() == b"[]"
@@ -156,7 +155,7 @@ def test_pictures_without_garments(tmp_path):
 def test_names_with_spaces_and_unicode(tmp_path):
     names = ["Käse & Brot.jpg", "été 1.PNG", "写真.webp", "sub/'a' #%20?.jpg"]
     for name in names:
-        write_picture(tmp_path / "in" / name)
+        write_image(tmp_path / "in" / name)
     summary, out, _ = run(tmp_path, recursive=True)
     assert summary.processed == 4
     assert sorted(i["file_name"] for i in load(out)[0].imgs.values()) == sorted(names)
@@ -165,7 +164,7 @@ def test_names_with_spaces_and_unicode(tmp_path):
 
 def test_names_that_are_not_utf8(tmp_path):
     try:
-        write_picture(tmp_path / "in" / os.fsdecode(b"b\xff.png"))
+        write_image(tmp_path / "in" / os.fsdecode(b"b\xff.png"))
         (tmp_path / "in" / os.fsdecode(b"c\xff.png")).touch()
     except (OSError, UnicodeEncodeError):
         pytest.skip("this file system takes UTF-8 names only")
@@ -181,7 +180,7 @@ def test_names_that_are_not_utf8(tmp_path):
 def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    write_picture(tmp_path / "in" / "a.jpg", size=(60, 40), exif=exif)
+    write_image(tmp_path / "in" / "a.jpg", size=(60, 40), exif=exif)
     _, out, detector = run(tmp_path)
     assert detector.batches == [[(60, 40, 3)]]
     api, _, _ = load(out)
@@ -192,15 +191,15 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_bad_pictures_are_listed_and_do_not_stop_the_rest(tmp_path, batch_size, capsys):
+def test_bad_images_are_listed_and_do_not_stop_the_rest(tmp_path, batch_size, capsys):
     folder, out = tmp_path / "in", tmp_path / "out"
-    write_picture(folder / "a.png")
+    write_image(folder / "a.png")
     (folder / "b.jpg").write_bytes(b"not an image")
-    write_picture(folder / "c.png", color=BROKEN)
+    write_image(folder / "c.png", color=BROKEN)
     (folder / "d.jpg").touch()
-    write_picture(folder / "e.png")
+    write_image(folder / "e.png")
     (folder / "notes.txt").touch()
-    summary = run_pictures(HalfDetector(batch_size), folder, out)
+    summary = run_images(HalfDetector(batch_size), folder, out)
     assert [name for name, _ in summary.failures] == ["b.jpg", "c.png", "d.jpg"]
     assert summary.failures[0][1].startswith("cannot be read: it is not an image")
     assert summary.failures[1][1] == "RuntimeError: no such colour"
@@ -218,9 +217,9 @@ def test_bad_pictures_are_listed_and_do_not_stop_the_rest(tmp_path, batch_size, 
     assert "3 files failed (see failures.csv):\n  b.jpg: " in printed
 
 
-def test_batches_are_filled_across_bad_pictures(tmp_path):
+def test_batches_are_filled_across_bad_images(tmp_path):
     for i in range(7):
-        write_picture(tmp_path / "in" / f"{i}.png", size=(30 + i, 20))
+        write_image(tmp_path / "in" / f"{i}.png", size=(30 + i, 20))
     (tmp_path / "in" / "2.png").write_bytes(b"")
     _, out, detector = run(tmp_path, HalfDetector(3))
     widths = [[shape[1] for shape in batch] for batch in detector.batches]
@@ -228,9 +227,9 @@ def test_batches_are_filled_across_bad_pictures(tmp_path):
     assert [i["width"] for i in load(out)[0].imgs.values()] == [30, 31, 33, 34, 35, 36]
 
 
-def test_results_that_can_not_be_written_are_a_failure_of_that_picture(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
-    write_picture(tmp_path / "in" / "b.png")
+def test_results_that_can_not_be_written_are_a_failure_of_that_image(tmp_path):
+    write_image(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "b.png")
     (tmp_path / "out" / "a.png.png").mkdir(parents=True)
     summary, out, _ = run(tmp_path)
     assert [name for name, _ in summary.failures] == ["a.png"]
@@ -238,7 +237,7 @@ def test_results_that_can_not_be_written_are_a_failure_of_that_picture(tmp_path)
 
 
 def test_names_do_not_break_the_summary(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b\n\x1b[31m\u00e9.png").touch()
     summary, _, _ = run(tmp_path)
     assert "\n  b\\n\\x1b[31m\u00e9.png: cannot be read: the file is empty" in str(summary)
@@ -247,7 +246,7 @@ def test_names_do_not_break_the_summary(tmp_path):
 
 
 def test_strict_stops_at_the_first(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "a.png")
     for name in ("b.jpg", "c.jpg"):
         (tmp_path / "in" / name).touch()
     summary, out, _ = run(tmp_path, strict=True)
@@ -256,18 +255,18 @@ def test_strict_stops_at_the_first(tmp_path):
 
 
 def test_detector_with_too_few_results_is_reported(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "a.png")
     detector = HalfDetector(2)
     detector.detect = lambda batch: []
     summary, _, _ = run(tmp_path, detector)
     assert summary.failures == [("a.png", "ValueError: detect() got 1 images, gave 0 results")]
 
 
-def test_large_pictures_wait_for_each_other(tmp_path, monkeypatch):
+def test_large_images_wait_for_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 5000)
     for i in range(6):
-        write_picture(tmp_path / "in" / f"{i}.png")  # 2400 pixels
-    write_picture(tmp_path / "in" / "9.png", size=(100, 100))
+        write_image(tmp_path / "in" / f"{i}.png")  # 2400 pixels
+    write_image(tmp_path / "in" / "9.png", size=(100, 100))
     summary, _, detector = run(tmp_path, HalfDetector(4))
     assert summary.processed == 7
     pixels = [sum(h * w for h, w, _ in batch) for batch in detector.batches]
@@ -275,8 +274,8 @@ def test_large_pictures_wait_for_each_other(tmp_path, monkeypatch):
     assert all(p <= 5000 or len(b) == 1 for p, b in zip(pixels, detector.batches, strict=True))
 
 
-def test_too_large_pictures_fail(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
+def test_too_large_images_fail(tmp_path):
+    write_image(tmp_path / "in" / "a.png")
     summary, _, _ = run(tmp_path, max_pixels=2399)
     assert "60 x 40 pixels, more than the 2,399" in summary.failures[0][1]
 
@@ -292,55 +291,55 @@ def test_empty_folder(tmp_path):
 
 
 def test_same_folder_is_refused(tmp_path):
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     with pytest.raises(ValueError, match="choose another output folder"):
-        run_pictures(HalfDetector(), tmp_path, tmp_path)
+        run_images(HalfDetector(), tmp_path, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_a_pattern_of_the_output_folder_is_refused(tmp_path, monkeypatch):
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     for pattern in ("*.png", f"{tmp_path}/*", "./*.png"):
         with pytest.raises(ValueError, match="lie in the output folder; choose another"):
-            run_pictures(HalfDetector(), pattern, tmp_path)
+            run_images(HalfDetector(), pattern, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_the_command_refuses_it_before_anything_is_loaded(tmp_path, capsys):
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     options = ["--input", f"{tmp_path}/*.png", "--output_folder", str(tmp_path)]
     assert main(["inference", "--weights", "none", *options]) == 2
     assert "lie in the output folder" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_no_picture_of_the_input_is_replaced(tmp_path):
-    write_picture(tmp_path / "a.jpg")
-    write_picture(tmp_path / "a.jpg.png")
+def test_no_image_of_the_input_is_replaced(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg.png")
     (tmp_path / "list.txt").write_text("a.jpg.png\na.jpg")
     before = files(tmp_path)
     with pytest.raises(ValueError, match="overlay of a.jpg would replace .*a.jpg.png, which is"):
-        run_pictures(HalfDetector(), tmp_path / "list.txt", tmp_path, progress=False)
+        run_images(HalfDetector(), tmp_path / "list.txt", tmp_path, progress=False)
     assert files(tmp_path) == before
     # One image beside its results is fine: nothing is taken for anything else.
-    run_pictures(HalfDetector(), tmp_path / "a.jpg.png", tmp_path, progress=False)
+    run_images(HalfDetector(), tmp_path / "a.jpg.png", tmp_path, progress=False)
     assert (tmp_path / "a.jpg.png.png").is_file()
 
 
-def test_results_within_the_input_are_no_pictures(tmp_path):
-    write_picture(tmp_path / "a.png")
+def test_results_within_the_input_are_no_images(tmp_path):
+    write_image(tmp_path / "a.png")
     for _ in range(2):
-        summary = run_pictures(
+        summary = run_images(
             HalfDetector(), tmp_path, tmp_path / "out", recursive=True, progress=False
         )
-        assert summary.pictures == 1 and not summary.passed_over
+        assert summary.images == 1 and not summary.passed_over
 
 
 def test_a_list_with_impossible_lines(tmp_path):
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     (tmp_path / "list.txt").write_bytes(b"a.png\n/\nno\0name.jpg\n" + b"x" * 5000 + b"\n~nobody_x")
-    summary = run_pictures(HalfDetector(), tmp_path / "list.txt", tmp_path / "out", progress=False)
+    summary = run_images(HalfDetector(), tmp_path / "list.txt", tmp_path / "out", progress=False)
     assert summary.processed == 1 and len(summary.failures) == 4
     reasons = " ".join(reason for _, reason in summary.failures)
     for part in ("is a directory", "null byte", "too long", "does not exist"):
@@ -348,7 +347,7 @@ def test_a_list_with_impossible_lines(tmp_path):
 
 
 def test_folders_that_can_not_be_read_are_failures(tmp_path, monkeypatch):
-    write_picture(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "shut").mkdir()
     scandir = os.scandir
 
@@ -366,7 +365,7 @@ def test_folders_that_can_not_be_read_are_failures(tmp_path, monkeypatch):
 
 
 def test_names_without_background_are_refused(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "a.png")
     detector = HalfDetector()
     detector.class_names = DEEPFASHION2[1:]
     with pytest.raises(ValueError, match="put 'BG' first"):
@@ -377,11 +376,11 @@ def test_names_without_background_are_refused(tmp_path):
 
 
 def test_second_run_replaces_the_first(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
-    write_picture(tmp_path / "in" / "b.png")
+    write_image(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "b.png")
     run(tmp_path, save=("overlay", "cutouts"))
     (tmp_path / "in" / "b.png").write_bytes(b"broken now")
-    write_picture(tmp_path / "in" / "a.png", color=EMPTY)
+    write_image(tmp_path / "in" / "a.png", color=EMPTY)
     (tmp_path / "out" / ".a.png.png.abcd1234.tmp").touch()  # what kill -9 leaves
     summary, out, _ = run(tmp_path, save=("overlay", "cutouts"))
     assert len(summary.failures) == 1
@@ -389,28 +388,30 @@ def test_second_run_replaces_the_first(tmp_path):
 
 
 def test_files_of_others_stay(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
-    write_picture(tmp_path / "out" / "index.html", format="PNG")  # somebody's page
+    write_image(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "out" / "index.html", format="PNG")  # somebody's page
     _, out, _ = run(tmp_path, save=("overlay",))
     assert (out / "index.html").is_file()
 
 
 def test_a_broken_file_may_have_any_name(tmp_path):
-    write_picture(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "[@pictures@].png").write_bytes(b"broken")
+    write_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "[@images@].png").write_bytes(b"broken")
     summary, out, _ = run(tmp_path)
     assert len(summary.failures) == 1 and "a.png" in (out / "index.html").read_text()
 
 
 def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
     for name in "abcdef":
-        write_picture(tmp_path / "in" / f"{name}.png")
+        write_image(tmp_path / "in" / f"{name}.png")
     run(tmp_path)
     out = tmp_path / "out"
-    write_picture(tmp_path / "in" / "b.png", size=(61, 40))  # changed
+    write_image(tmp_path / "in" / "b.png", size=(61, 40))  # changed
     (out / "c.png.png").unlink()  # overlay lost
     (out / "records" / "d.png.json").write_bytes(b"{")  # damaged
-    (out / "records" / "e.png.json").write_bytes(b'{"version":1}')
+    record = orjson.loads((out / "records" / "e.png.json").read_bytes())
+    record["instances"][0]["bbox"] = "wide"  # malformed
+    (out / "records" / "e.png.json").write_bytes(orjson.dumps(record))
     os.utime(tmp_path / "in" / "f.png", ns=(1, 1))  # changed as far as one can tell
     before = (out / "results.json").read_bytes()
     (out / "results.json").unlink()
@@ -427,12 +428,50 @@ def test_resume_takes_what_is_complete_and_unchanged(tmp_path):
     assert run(tmp_path, HalfDetector(fingerprint="b"))[0].resumed == 0
 
 
-def test_results_of_changed_pictures_do_not_outlive_a_run_that_stops_before_them(tmp_path):
+def test_records_of_older_runs_are_read(tmp_path):
+    """The keys and their order as they have always been; --resume goes by them."""
+    write_image(tmp_path / "in" / "a.png", color=EMPTY)
+    _, out, _ = run(tmp_path)
+    path = out / "records" / "a.png.json"
+    record = orjson.loads(path.read_bytes())
+    assert list(record) == [
+        *("version", "settings", "source", "save", "files", "thumbnail", "width", "height"),
+        "instances",
+    ]
+    record["instances"] = [
+        {
+            "category_id": 8,
+            "bbox": [0.0, 0.0, 30.0, 40.0],
+            "score": 0.75,
+            "segmentation": {"size": [40, 60], "counts": "0`S1"},
+            "area": 1200,
+            "color": "red",
+        }
+    ]
+    path.write_bytes(orjson.dumps(record))
+    summary, _, detector = run(tmp_path, resume=True)
+    assert summary.resumed == 1 and detector.batches == []
+    assert summary.detections["trousers"] == 1
+    assert table(out / "results.csv")[1][8:] == ["40", "1200", "50.000", "red"]
+
+
+def test_a_listing_is_not_listed_again(tmp_path, monkeypatch):
+    write_image(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "A.png")
+    found = list_inputs(tmp_path / "in", tmp_path / "out")
+    monkeypatch.setattr(pipeline, "list_inputs", None)
+    monkeypatch.setattr(pipeline, "_is_case_blind", lambda folder: True)
+    summary = run_images(HalfDetector(), found, tmp_path / "out", progress=False)
+    assert summary.processed == 2
+    assert {"A.png.png", "a.png~2.png"} <= set(files(tmp_path / "out"))
+
+
+def test_results_of_changed_images_do_not_outlive_a_run_that_stops_before_them(tmp_path):
     for name in "abc":
-        write_picture(tmp_path / "in" / f"{name}.png")
+        write_image(tmp_path / "in" / f"{name}.png")
     run(tmp_path)
     (tmp_path / "in" / "a.png").write_bytes(b"broken now")
-    write_picture(tmp_path / "in" / "b.png", size=(61, 40))
+    write_image(tmp_path / "in" / "b.png", size=(61, 40))
     # The detector takes four at once, so that the run stops before any result is written.
     summary, out, _ = run(tmp_path, HalfDetector(4), strict=True)
     assert summary.stopped.startswith("stopped at a.png")
@@ -443,20 +482,20 @@ def test_results_of_changed_pictures_do_not_outlive_a_run_that_stops_before_them
 SLOW = """
 import sys, time
 sys.path[:0] = [{root!r}]
-from mrcnn.inference.pipeline import run_pictures
+from mrcnn.inference.pipeline import run_images
 from tests.helpers.detectors import HalfDetector
 class Slow(HalfDetector):
     def detect(self, batch):
         time.sleep(0.1)
         return super().detect(batch)
-print(run_pictures(Slow(), {source!r}, {out!r}, resume=True, progress=False).stopped)
+print(run_images(Slow(), {source!r}, {out!r}, resume=True, progress=False).stopped)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_cut_off_loses_no_finished_picture(tmp_path, number):
+def test_a_run_that_is_cut_off_loses_no_finished_image(tmp_path, number):
     for i in range(60):
-        write_picture(tmp_path / "in" / f"{i:02}.png")
+        write_image(tmp_path / "in" / f"{i:02}.png")
     out = tmp_path / "out"
     names = {"source": str(tmp_path / "in"), "out": str(out), "root": str(ROOT)}
     code = SLOW.format(**names)
@@ -480,137 +519,10 @@ def test_a_run_that_is_cut_off_loses_no_finished_picture(tmp_path, number):
     assert not list(out.rglob(".*"))
 
 
-def test_to_coco_results_of_a_matterport_result():
-    mask = np.zeros((40, 60, 1), bool)
-    mask[5:25, 10:30] = True
-    result = {
-        "rois": np.array([[5, 10, 25, 30]], np.int32),
-        "class_ids": np.array([8], np.int32),
-        "scores": np.array([0.75], np.float32),
-        "masks": mask,
-    }
-    (row,) = pipeline.to_coco_results(np.int64(3), result)
-    segmentation = row.pop("segmentation")
-    assert row == {"image_id": 3, "category_id": 8, "bbox": [10, 5, 20, 20], "score": 0.75}
-    assert segmentation["size"] == [40, 60] and isinstance(segmentation["counts"], str)
-    assert (mask_utils.decode(segmentation) == mask[..., 0]).all()
-    (mapped,) = pipeline.to_coco_results(3, result, category_ids=[0, *range(101, 114)])
-    assert mapped["category_id"] == 108
-    nothing = {**result, "rois": np.zeros((0, 4)), "masks": mask[..., :0]}
-    nothing |= {"class_ids": np.zeros(0), "scores": np.zeros(0)}
-    assert pipeline.to_coco_results(1, nothing) == []
-
-
-HEAPS = """
-import ctypes, sys, threading
-sys.path[:0] = [{root!r}]
-from mrcnn import memory
-if {shared}:
-    memory.share_heap()
-hold = threading.Barrier(4)
-def take():
-    kept = bytearray(90_000)
-    hold.wait()
-threads = [threading.Thread(target=take) for _ in range(4)]
-[t.start() for t in threads]
-[t.join() for t in threads]
-ctypes.CDLL(None).malloc_stats()
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
-def test_threads_share_one_heap():
-    def heaps(shared, **more):
-        environment = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"} | more
-        code = HEAPS.format(root=str(ROOT), shared=shared)
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stderr.count("Arena ")
-
-    assert heaps(shared=False) > 1
-    assert heaps(shared=True) == 1
-    assert heaps(shared=True, MALLOC_ARENA_MAX="3") > 1  # what the user says stands
-
-
-def test_weights_are_held_where_nothing_trains(monkeypatch):
-    """oneDNN would take weights that train for the first ones: a command that trains says no."""
-    name = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
-    monkeypatch.setenv(name, "0")
-    hold_weights(True)
-    assert os.environ[name] == "0"  # what the user says stands
-    monkeypatch.delenv(name)
-    hold_weights(True)
-    assert os.environ[name] == "1"
-    hold_weights(False)
-    assert os.environ[name] == "0"
-
-
-HELD = """
-import os, runpy, sys
-sys.path[:0] = [{root!r}]
-sys.argv = ["model.py", *{arguments!r}]
-try:
-    runpy.run_path({path!r}, run_name="__main__")
-except SystemExit:
-    pass
-print(os.environ.get("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"))
-"""
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"), [("inference", "1"), ("evaluate", "1"), ("train", "0")]
-)
-def test_commands_hold_weights_in_their_own_process(command, expected, tmp_path, monkeypatch):
-    monkeypatch.delenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", raising=False)
-    missing = {"inference": "--input_folder"}.get(command, "--data")
-    arguments = [command, missing, str(tmp_path / "missing")]
-    code = HELD.format(root=str(ROOT), path=str(ROOT / "model.py"), arguments=arguments)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split()[-1:] == [expected], done.stderr
-
-
-def test_in_process_commands_leave_the_environment_alone(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", raising=False)
-    assert main(["inference", "--input_folder", str(tmp_path / "missing")]) == 2
-    assert "missing" in capsys.readouterr().err
-    assert "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS" not in os.environ
-
-
-FREED = """
-import sys
-sys.path[:0] = [{root!r}]
-from mrcnn import memory
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-blocks = [bytearray(60_000) for _ in range(2000)]
-kept = blocks[::100]
-before = resident()
-del blocks
-held = resident()
-memory.give_back()
-print(before - held, held - resident())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do as they do")
-def test_freed_memory_is_given_back():
-    """Of 120 MB of which every hundredth block stays."""
-    code = FREED.format(root=str(ROOT))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    by_itself, given_back = map(int, done.stdout.split())
-    assert by_itself + given_back > 100_000_000 and given_back > 50_000_000
-
-
 def test_memory_is_given_back_during_long_runs(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(pipeline, "give_back", lambda: calls.append(1))
     for number in range(2 * pipeline.GIVE_BACK_AFTER + 1):
-        write_picture(tmp_path / "in" / f"{number}.png")
-    run_pictures(HalfDetector(1), tmp_path / "in", tmp_path / "out", progress=False)
+        write_image(tmp_path / "in" / f"{number}.png")
+    run_images(HalfDetector(1), tmp_path / "in", tmp_path / "out", progress=False)
     assert len(calls) == 2

@@ -124,3 +124,72 @@ def test_one_class_for_each_garment():
     # The first is the second again, with less certainty; the third covers less than half of it.
     assert result.boxes.tolist() == [boxes[1], boxes[2], boxes[3]]
     assert result.scores.tolist() == pytest.approx([0.9, 0.8, 0.3])
+
+
+def test_the_dict_of_detect():
+    mask = np.zeros((40, 60, 1), bool)
+    mask[5:25, 10:30] = True
+    mask[5, 10] = False
+    detected = {
+        "rois": np.array([[5, 10, 25, 30]], np.int32),
+        "class_ids": np.array([2], np.int32),
+        "scores": np.array([0.75], np.float32),
+        "masks": mask,
+    }
+    image = np.zeros((40, 60, 3), np.uint8)
+    result = Result.from_detect(detected, image, NAMES)
+    assert result.names == ["trousers"] and (result.masks == mask).all()
+    (row,) = result.to_coco(np.int64(3))
+    segmentation = row.pop("segmentation")
+    assert row == {"image_id": 3, "category_id": 2, "bbox": [10, 5, 20, 20], "score": 0.75}
+    assert segmentation["size"] == [40, 60] and isinstance(segmentation["counts"], str)
+    assert (mask_utils.decode(segmentation) == mask[..., 0]).all()
+    (mapped,) = result.to_coco(3, category_ids=[0, 101, 102])
+    assert mapped["category_id"] == 102
+    nothing = {**detected, "rois": np.zeros((0, 4)), "masks": mask[..., :0]}
+    nothing |= {"class_ids": np.zeros(0), "scores": np.zeros(0)}
+    assert Result.from_detect(nothing, image, NAMES).to_coco() == []
+
+
+def test_coco_rows_there_and_back():
+    image = np.zeros((40, 60, 3), np.uint8)
+    first = make([[0, 0, 20, 20], [10, 10, 40, 30]], [2, 1], [0.75, 0.5], exclusive=True)
+    rows = first.to_coco(7)
+    result = Result.from_coco(rows[::-1], image, NAMES)  # any order; best score first
+    assert (result.masks == first.masks).all() and result.to_coco(7) == rows
+    assert result.select([1]).to_coco(7) == rows[1:]
+    assert len(Result.from_coco([], image, NAMES)) == 0
+
+
+def test_coco_rows_of_others():
+    """Boxes between pixels, masks that reach beyond theirs, polygons, empty masks."""
+    whole = np.zeros((40, 60), np.uint8, order="F")
+    whole[10:20, 10:20] = 1
+    rle, empty = mask_utils.encode(whole), mask_utils.encode(0 * whole)
+    polygon = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
+    rows = [
+        {"category_id": 1, "score": 0.9, "bbox": [12.5, 10.2, 4.2, 30], "segmentation": rle},
+        {"category_id": 1, "score": 0.8, "bbox": [10, 10, 10, 10], "segmentation": polygon},
+        {"category_id": 2, "score": 0.7, "bbox": [55.5, 1, 9, 9], "segmentation": empty},
+    ]
+    result = Result.from_coco(rows, np.zeros((40, 60, 3), np.uint8), NAMES)
+    assert result.boxes.tolist() == [[10, 10, 40, 20], [10, 10, 20, 20], [1, 55, 10, 60]]
+    assert result.areas.tolist() == [100, 100, 0]
+    assert (result.masks[..., 0] == whole).all() and (result.masks[..., 1] == whole).all()
+
+
+def test_each_mask_is_encoded_once(monkeypatch):
+    """By class-agnostic NMS, the record and the results of a run."""
+    from mrcnn.inference import results
+
+    calls = []
+
+    def counted(crop, box, size):
+        calls.append(1)
+        return encode_crop(crop, box, size)
+
+    monkeypatch.setattr(results, "encode_crop", counted)
+    boxes = [[0, 0, 20, 20], [1, 0, 20, 20], [25, 30, 40, 60]]
+    kept = without_overlaps(make(boxes, [1, 2, 2], [0.6, 0.9, 0.3]))
+    assert len(kept) == 2
+    assert kept.to_coco() == kept.to_coco() and len(calls) == 3

@@ -18,9 +18,9 @@ av = pytest.importorskip("av", reason="needs PyAV (pip install av)")
 class Streaming(HalfDetector):
     """`HalfDetector` with the `stream` that videos use."""
 
-    def stream(self, pictures):
-        for picture in pictures:
-            yield self.finish(picture, picture[0, 0].tolist())
+    def stream(self, images):
+        for image in images:
+            yield self.to_result(image, image[0, 0].tolist())
 
 
 def write_video(path, frames, rate=10, size=(320, 240)):
@@ -60,8 +60,8 @@ def test_a_video(tmp_path, capsys):
 
 def test_odd_sides_lose_a_pixel(tmp_path):
     class Odd(Streaming):
-        def finish(self, image, color):
-            return replace(super().finish(np.ascontiguousarray(image[:239, :319]), color))
+        def to_result(self, image, color):
+            return replace(super().to_result(np.ascontiguousarray(image[:239, :319]), color))
 
     write_video(tmp_path / "clip.mp4", 2)
     video.run_video(Odd(), tmp_path / "clip.mp4", tmp_path / "out", Outputs(("overlay",)), False)
@@ -105,7 +105,7 @@ def test_without_pyav_it_says_what_to_do(monkeypatch):
         *(["--save", "overlay,masks"], ["--save", "csv"], ["--overlay_format", "jpg"]),
     ],
 )
-def test_options_for_pictures_are_refused(unfit, capsys):
+def test_options_for_images_are_refused(unfit, capsys):
     assert command.main(["inference", "--video", "0", *unfit]) == 2
     assert "--video doesn't go with --" in capsys.readouterr().err
 

@@ -41,7 +41,7 @@ def models():
     keras.utils.set_random_seed(0)
     return {
         "resnet50": trunk_and_pyramid(
-            lambda image: resnet_graph(image, "resnet50", train_bn=False)
+            lambda image: resnet_graph(image, "resnet50", True, train_bn=False)
         ),
         "mobilenet_v2": trunk_and_pyramid(mobilenet_v2_graph),
     }
@@ -50,9 +50,9 @@ def models():
 @pytest.fixture(scope="module")
 def outputs(models):
     """Each model's maps of an image of 128x192."""
-    picture = np.random.default_rng(0).uniform(-127, 127, (1, HEIGHT, WIDTH, 3))
-    picture = tf.constant(picture, tf.float32)
-    return {name: model(picture) for name, model in models.items()}
+    image = np.random.default_rng(0).uniform(-127, 127, (1, HEIGHT, WIDTH, 3))
+    image = tf.constant(image, tf.float32)
+    return {name: model(image) for name, model in models.items()}
 
 
 def matching(models, backbone, group):
@@ -84,7 +84,7 @@ def test_p6_is_p5_subsampled(outputs):
 
 def test_resnet_without_its_last_stage():
     image = keras.Input((64, 64, 3))
-    *maps, c5 = resnet_graph(image, "resnet50", stage5=False)
+    *maps, c5 = resnet_graph(image, "resnet50")
     assert c5 is None
     assert maps[-1].shape == (None, 4, 4, 1024)
 
@@ -115,7 +115,7 @@ def test_resnet_names_and_strides(models):
 
 def test_resnet101_has_22_more_blocks_in_stage_4():
     image = keras.Input((None, None, 3))
-    model = keras.Model(image, resnet_graph(image, "resnet101", train_bn=False)[-1])
+    model = keras.Model(image, resnet_graph(image, "resnet101", train_bn=False)[-2])
     blocks = {n.name[4] for n in model.layers if re.fullmatch(r"res4._branch2c", n.name)}
     assert "".join(sorted(blocks)) == "abcdefghijklmnopqrstuvw"
 
@@ -132,7 +132,7 @@ def test_batch_norm_and_dtype_reach_every_layer(dtype):
     image = keras.Input((64, 64, 3), dtype=dtype)
     for build in (resnet_graph, mobilenet_v2_graph):
         options = {"train_bn": True, "dtype": dtype}
-        extra = {"architecture": "resnet50"} if build is resnet_graph else {}
+        extra = {"architecture": "resnet50", "stage5": True} if build is resnet_graph else {}
         model = keras.Model(image, build(image, **extra, **options))
         norms = [
             layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
@@ -206,12 +206,12 @@ def test_mobilenet_is_keras_applications_own():
                 weight.assign(scale * rng.standard_normal(weight.shape))
         if layer.weights:
             ours.get_layer(layer.name).set_weights(layer.get_weights())
-    picture = tf.constant(rng.uniform(-127.5, 127.5, (1, HEIGHT, WIDTH, 3)), tf.float32)
+    image = tf.constant(rng.uniform(-127.5, 127.5, (1, HEIGHT, WIDTH, 3)), tf.float32)
     taps = keras.Model(source.input, [source.get_layer(name).output for name in MOBILENET_TAPS])
-    expected = taps((picture + 127.5) / 127.5 - 1)
-    plain = ours(picture)
+    expected = taps((image + 127.5) / 127.5 - 1)
+    plain = ours(image)
     assert fold_batch_norms(ours) == 52
-    folded = ours(picture)
+    folded = ours(image)
     for one, two, reference in zip(plain, folded, expected, strict=True):
         assert np.std(reference) > 0.1
         np.testing.assert_allclose(one, reference, rtol=1e-5, atol=1e-5)
@@ -241,9 +241,9 @@ def reference_resnet50(model, x):
 
 
 def test_resnet_is_the_papers(models):
-    picture = np.random.default_rng(2).uniform(-127, 127, (1, 64, 64, 3)).astype(np.float32)
-    expected = reference_resnet50(models["resnet50"], picture)
-    for ours, reference in zip(models["resnet50"](picture)[:5], expected, strict=True):
+    image = np.random.default_rng(2).uniform(-127, 127, (1, 64, 64, 3)).astype(np.float32)
+    expected = reference_resnet50(models["resnet50"], image)
+    for ours, reference in zip(models["resnet50"](image)[:5], expected, strict=True):
         scale = np.abs(reference).max()
         np.testing.assert_allclose(ours / scale, reference / scale, atol=1e-5)
 
@@ -304,14 +304,14 @@ def test_blocks_for_backbones_of_ones_own(models, use_bias):
         if layer.weights:
             own = resnet.get_layer(layer.name).get_weights()
             layer.set_weights(own if use_bias or "bn" in layer.name else own[:1])
-    picture = tf.constant(np.random.default_rng(1).normal(size=(1, 8, 12, 64)), tf.float32)
+    values = tf.constant(np.random.default_rng(1).normal(size=(1, 8, 12, 64)), tf.float32)
     stage = keras.Model(
         resnet.get_layer("res2a_branch2a").input,
         [resnet.get_layer(f"res2{block}_out").output for block in "ab"],
     )
-    for ours, theirs in zip(model(picture), stage(picture), strict=True):
+    for ours, theirs in zip(model(values), stage(values), strict=True):
         assert ours.shape == (1, 8, 12, 256)
         # The biases of a fresh ResNet are 0.
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     smaller = conv_block(image, 5, [8, 8, 16], 3, "a")
-    assert keras.Model(image, smaller)(picture).shape == (1, 4, 6, 16)
+    assert keras.Model(image, smaller)(values).shape == (1, 4, 6, 16)

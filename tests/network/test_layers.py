@@ -22,7 +22,7 @@ from mrcnn.network.layers import (
 pytestmark = pytest.mark.tf
 
 RNG = np.random.default_rng(0)
-PICTURE = RNG.standard_normal((2, 9, 11, 3)).astype(np.float32)
+IMAGE = RNG.standard_normal((2, 9, 11, 3)).astype(np.float32)
 
 
 def randomise(model, seed=0):
@@ -45,9 +45,9 @@ def conv_bn_model(kind, train_bn=False, dtype="float32", **options):
         "depthwise without bias": lambda: DepthwiseConv2D(
             3, strides=2, use_bias=False, dtype=policy, **options
         ),
-        "product": lambda: Conv2D(5, PICTURE.shape[1:3], dtype=policy, **options),
+        "product": lambda: Conv2D(5, IMAGE.shape[1:3], dtype=policy, **options),
     }[kind]()
-    image = keras.Input(PICTURE.shape[1:] if kind == "product" else (None, None, 3), dtype=dtype)
+    image = keras.Input(IMAGE.shape[1:] if kind == "product" else (None, None, 3), dtype=dtype)
     x = BatchNorm(train_bn=train_bn, name="bn", dtype=policy)(conv(image))
     model = keras.Model(image, KL.Activation("relu", dtype=policy)(x))
     randomise(model)
@@ -74,10 +74,10 @@ KINDS = ["conv", "conv without bias", "depthwise", "depthwise without bias", "pr
 @pytest.mark.parametrize("kind", KINDS)
 def test_folded_equals_unfolded_in_values_and_gradients(kind):
     model = conv_bn_model(kind)
-    out, gradients = value_and_gradients(model, PICTURE)
+    out, gradients = value_and_gradients(model, IMAGE)
     assert fold_batch_norms(model) == 1
     assert model.get_layer("bn").is_folded
-    folded_out, folded_gradients = value_and_gradients(model, PICTURE)
+    folded_out, folded_gradients = value_and_gradients(model, IMAGE)
     np.testing.assert_allclose(folded_out, out, rtol=1e-5, atol=1e-5)
     bias = set() if "without" in kind else {"bias"}
     assert set(folded_gradients) == {"kernel", "gamma", "beta"} | bias
@@ -90,14 +90,14 @@ def test_folded_equals_unfolded_in_values_and_gradients(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_folded_equals_unfolded_in_bfloat16(kind):
-    exact, _ = value_and_gradients(conv_bn_model(kind), PICTURE)
+    exact, _ = value_and_gradients(conv_bn_model(kind), IMAGE)
     model = conv_bn_model(kind, dtype="bfloat16")
-    picture = tf.constant(PICTURE, tf.bfloat16)
-    assert model(picture).dtype == tf.bfloat16
-    unfolded, gradients = value_and_gradients(model, picture)
+    image = tf.constant(IMAGE, tf.bfloat16)
+    assert model(image).dtype == tf.bfloat16
+    unfolded, gradients = value_and_gradients(model, image)
     assert fold_batch_norms(model) == 1
-    folded, folded_gradients = value_and_gradients(model, picture)
-    assert model(picture).dtype == tf.bfloat16
+    folded, folded_gradients = value_and_gradients(model, image)
+    assert model(image).dtype == tf.bfloat16
     # A bfloat16 has 8 bits: 0.4 % of the largest term of sums of 3 to 27.
     for out in (unfolded, folded):
         np.testing.assert_allclose(out, exact, atol=0.02 * np.abs(exact).max())
@@ -109,9 +109,9 @@ def test_folded_equals_unfolded_in_bfloat16(kind):
 def test_folding_reads_the_weights_at_each_call():
     model = conv_bn_model("conv")
     fold_batch_norms(model)
-    before = model(PICTURE).numpy()
+    before = model(IMAGE).numpy()
     model.get_layer("bn").moving_mean.assign(np.full(5, -3.0))
-    assert (model(PICTURE).numpy() > before).any()
+    assert (model(IMAGE).numpy() > before).any()
 
 
 def test_folding_keeps_the_layers_and_their_weights():
@@ -147,9 +147,9 @@ def test_batch_norm_behind_something_else_is_not_folded():
 
 def test_batch_norm_behind_an_activated_convolution_keeps_its_values():
     model = conv_bn_model("conv", activation="relu")
-    before = model(PICTURE)
+    before = model(IMAGE)
     fold_batch_norms(model)
-    np.testing.assert_allclose(model(PICTURE), before, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model(IMAGE), before, rtol=1e-5, atol=1e-5)
 
 
 # --- Batch norm -------------------------------------------------------------------------------
@@ -166,10 +166,10 @@ def batch_norm(train_bn):
 
 
 def normalised(mean, variance):
-    return (PICTURE - mean) / np.sqrt(variance + 1e-3) * [1, 2, 3] + [0.5, 0, -1]
+    return (IMAGE - mean) / np.sqrt(variance + 1e-3) * [1, 2, 3] + [0.5, 0, -1]
 
 
-BATCH = {"mean": PICTURE.mean((0, 1, 2)), "variance": PICTURE.var((0, 1, 2))}
+BATCH = {"mean": IMAGE.mean((0, 1, 2)), "variance": IMAGE.var((0, 1, 2))}
 MOVING = {"mean": np.array([1.0, 2.0, 3.0]), "variance": np.array([4.0, 1.0, 0.25])}
 
 
@@ -186,7 +186,7 @@ MOVING = {"mean": np.array([1.0, 2.0, 3.0]), "variance": np.array([4.0, 1.0, 0.2
 )
 def test_batch_norm_modes(train_bn, training, statistics, moves):
     layer = batch_norm(train_bn)
-    out = layer(PICTURE, training=training)
+    out = layer(IMAGE, training=training)
     np.testing.assert_allclose(out, normalised(**statistics), rtol=1e-4, atol=1e-4)
     means = (MOVING["mean"] + BATCH["mean"]) / 2 if moves else MOVING["mean"]
     np.testing.assert_allclose(layer.moving_mean.numpy(), means, rtol=1e-5)
@@ -202,7 +202,7 @@ def test_frozen_batch_norm_trains_gamma_and_beta():
 def test_scale_and_shift_are_the_frozen_batch_norm():
     layer = batch_norm(False)
     scale, shift = layer.scale_and_shift()
-    np.testing.assert_allclose(PICTURE * scale + shift, layer(PICTURE), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(IMAGE * scale + shift, layer(IMAGE), rtol=1e-5, atol=1e-5)
     plain = BatchNorm(train_bn=False, center=False, scale=False)
     plain.build((None, 3))
     scale, shift = plain.scale_and_shift()
@@ -223,14 +223,14 @@ def built(layer, shape):
 @pytest.mark.parametrize("size", [1, 3])
 def test_convolution_on_five_axes_is_one_on_each_slice(padding, size):
     layer = built(Conv2D(4, size, padding=padding, activation="relu"), (None, None, 9, 11, 3))
-    x = np.stack([PICTURE, 2 * PICTURE, -PICTURE], axis=1)
+    x = np.stack([IMAGE, 2 * IMAGE, -IMAGE], axis=1)
     out = layer(x)
     assert out.shape == layer.compute_output_shape(x.shape)
     for i in range(3):
         np.testing.assert_allclose(out[:, i], layer(x[:, i]), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
-        layer(PICTURE),
-        tf.nn.relu(tf.nn.conv2d(PICTURE, layer.kernel.value, 1, padding.upper()) + layer.bias),
+        layer(IMAGE),
+        tf.nn.relu(tf.nn.conv2d(IMAGE, layer.kernel.value, 1, padding.upper()) + layer.bias),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -254,27 +254,27 @@ def test_convolution_of_no_rois():
 
 
 def test_convolution_in_bfloat16_keeps_float32_weights():
-    layer = built(Conv2D(4, 3, dtype="mixed_bfloat16"), PICTURE.shape)
-    assert layer(PICTURE).dtype == tf.bfloat16
+    layer = built(Conv2D(4, 3, dtype="mixed_bfloat16"), IMAGE.shape)
+    assert layer(IMAGE).dtype == tf.bfloat16
     assert {w.dtype for w in layer.weights} == {"float32"}
 
 
 def test_depthwise_convolution_is_one_a_channel():
-    layer = built(DepthwiseConv2D(3, padding="same"), PICTURE.shape)
-    out = layer(PICTURE)
+    layer = built(DepthwiseConv2D(3, padding="same"), IMAGE.shape)
+    out = layer(IMAGE)
     for i in range(3):
         kernel = layer.kernel.numpy()[:, :, i : i + 1]
-        alone = tf.nn.conv2d(PICTURE[..., i : i + 1], kernel, 1, "SAME") + layer.bias[i]
+        alone = tf.nn.conv2d(IMAGE[..., i : i + 1], kernel, 1, "SAME") + layer.bias[i]
         np.testing.assert_allclose(out[..., i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_transposed_convolution_on_five_axes_is_one_on_each_slice():
-    x = np.stack([PICTURE, -PICTURE], axis=1)
+    x = np.stack([IMAGE, -IMAGE], axis=1)
     layer = built(Conv2DTranspose(4, 2, strides=2, activation="relu"), x.shape)
     out = layer(x)
     assert out.shape == layer.compute_output_shape(x.shape) == (2, 2, 18, 22, 4)
     plain = KL.Conv2DTranspose(4, 2, strides=2, activation="relu")
-    plain.build(PICTURE.shape)
+    plain.build(IMAGE.shape)
     plain.set_weights(layer.get_weights())
     for i in range(2):
         np.testing.assert_allclose(out[:, i], plain(x[:, i]), rtol=1e-5, atol=1e-6)
@@ -292,7 +292,7 @@ def test_layers_in_a_graph_of_unknown_sizes():
     up = Upsample2x()
     spec = [tf.TensorSpec([None, None, None, None, 3]), tf.TensorSpec([None, None, None, 3])]
     traced = tf.function(lambda x, y: (conv(x), up(y)), input_signature=spec)
-    outputs = traced(PICTURE[:, None], PICTURE)
+    outputs = traced(IMAGE[:, None], IMAGE)
     assert [x.shape for x in outputs] == [(2, 1, 9, 11, 4), (2, 18, 22, 3)]
 
 
@@ -355,7 +355,7 @@ def test_dropout_leaves_out_a_share_while_training():
     assert (again.rate, again.stream, again.name) == (0.3, 2, "d")
 
 
-def test_keyed_dropout_follows_from_the_picture_alone():
+def test_keyed_dropout_follows_from_the_image_alone():
     def drop(keys, seed=5, stream=1):
         layer = Dropout(0.5, stream)
         with layer.keyed(seed, tf.constant(keys)):
@@ -375,17 +375,17 @@ def test_frozen_weights_are_of_the_same_network(kind, dtype):
     """They are scaled in place: a copy of the kernels would be half of the model again."""
     model, again = (conv_bn_model(kind, dtype=dtype) for _ in range(2))
     assert fold_batch_norms(model) == 1
-    picture = tf.cast(PICTURE, dtype)
-    expected = model(picture).numpy().astype(np.float32)
+    image = tf.cast(IMAGE, dtype)
+    expected = model(image).numpy().astype(np.float32)
     layer = next(one for one in model.layers if isinstance(one, (Conv2D, DepthwiseConv2D)))
     before = layer.kernel.numpy()
     assert freeze(model) == 1
     tolerance = {"rtol": 1e-5, "atol": 1e-5 if dtype == "float32" else 0.02}
-    np.testing.assert_allclose(model(picture).numpy().astype(np.float32), expected, **tolerance)
+    np.testing.assert_allclose(model(image).numpy().astype(np.float32), expected, **tolerance)
     assert np.abs(layer.kernel.numpy() - before).max() > 0.01
     np.testing.assert_array_equal(layer._frozen[0], tf.cast(layer.kernel.value, dtype))
     again.set_weights(model.get_weights())
-    np.testing.assert_allclose(again(picture).numpy().astype(np.float32), expected, **tolerance)
+    np.testing.assert_allclose(again(image).numpy().astype(np.float32), expected, **tolerance)
 
 
 @pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}])

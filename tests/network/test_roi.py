@@ -50,10 +50,10 @@ def crop_and_resize(boxes, maps, pool):
     levels = roi_levels(boxes, IMAGE_SHAPE).numpy()
     out = np.zeros((*boxes.shape[:2], *pool, maps[0].shape[-1]), np.float32)
     for level, feature_map in enumerate(maps):
-        picture, box = np.nonzero(levels == level)
+        image, box = np.nonzero(levels == level)
         if len(box):
-            chosen = boxes[picture, box]
-            out[picture, box] = tf.image.crop_and_resize(feature_map, chosen, picture, pool)
+            chosen = boxes[image, box]
+            out[image, box] = tf.image.crop_and_resize(feature_map, chosen, image, pool)
     return out
 
 
@@ -71,7 +71,7 @@ def test_golden_levels(golden, case):
     ("side", "level"),
     [(0, 0), (1, 0), (56, 0), (79, 0), (80, 1), (112, 1), (224, 2), (448, 3), (896, 3), (1023, 3)],
 )
-def test_level_of_squares_in_a_picture_of_1024(side, level):
+def test_level_of_squares_in_an_image_of_1024(side, level):
     boxes = tf.constant([[[0, 0, side / 1024, side / 1024]]], tf.float32)
     assert roi_levels(boxes, (1024, 1024, 3)).numpy() == [[level]]
 
@@ -144,7 +144,7 @@ def test_roi_align_of_no_boxes():
     assert align(np.zeros((1, 0, 4), np.float32), maps).shape == (1, 0, 7, 7, 3)
 
 
-def test_roi_align_takes_each_picture_from_its_own_maps():
+def test_roi_align_takes_each_image_from_its_own_maps():
     rng = np.random.default_rng(4)
     maps, boxes = feature_maps(rng, batch=2), random_boxes(rng, 12).reshape(2, 6, 4)
     alone = [align(boxes[i : i + 1], [m[i : i + 1] for m in maps]) for i in range(2)]
@@ -163,16 +163,16 @@ def reference_gradient(boxes, maps, upstream):
     """Gradients with respect to the maps in float64, sample by sample."""
     gradients = [np.zeros(m.shape) for m in maps]
     levels = roi_levels(boxes, IMAGE_SHAPE).numpy()
-    for (picture, index), level in np.ndenumerate(levels):
-        target = gradients[level][picture]
+    for (image, index), level in np.ndenumerate(levels):
+        target = gradients[level][image]
         height, width = target.shape[:2]
-        y1, x1, y2, x2 = boxes[picture, index].numpy().astype(np.float64)
+        y1, x1, y2, x2 = boxes[image, index].numpy().astype(np.float64)
         y = (y1 + (y2 - y1) * np.arange(7) / 6)[:, None] * (height - 1)
         x = (x1 + (x2 - x1) * np.arange(7) / 6)[None, :] * (width - 1)
         top, left = np.floor(y).astype(int), np.floor(x).astype(int)
         for down, right in np.ndindex(2, 2):
             weight = abs(1 - down - (y - top)) * abs(1 - right - (x - left))
-            values = upstream[picture, index] * weight[:, :, None]
+            values = upstream[image, index] * weight[:, :, None]
             np.add.at(target, (top + down, left + right), values)
     return gradients
 
@@ -415,7 +415,7 @@ def test_gradient_through_the_deltas(stop):
     np.testing.assert_array_equal(reached, np.arange(16) < 6)
 
 
-def test_targets_of_a_batch_are_those_of_each_picture(golden):
+def test_targets_of_a_batch_are_those_of_each_image(golden):
     names = ("proposals", "gt_class_ids", "gt_boxes", "gt_masks")
     inputs = [tf.constant(golden[f"targets.{name}"]) for name in names]
     inputs[3] = tf.stack([inputs[3][0], ~inputs[3][1]])

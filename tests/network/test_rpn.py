@@ -9,10 +9,10 @@ from mrcnn.config import Config
 from mrcnn.network.rpn import (
     ProposalLayer,
     build_rpn_model,
-    masked_mean,
     rpn_bbox_loss_graph,
     rpn_class_loss_graph,
 )
+from mrcnn.network.tensor_ops import masked_mean
 from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
@@ -92,7 +92,7 @@ def test_golden_proposals(golden, count, threshold, case):
     np.testing.assert_allclose(boxes, golden[f"proposal.{case}"], rtol=1e-6, atol=1e-6)
 
 
-def test_proposals_of_a_batch_are_those_of_each_picture(golden):
+def test_proposals_of_a_batch_are_those_of_each_image(golden):
     layer = ProposalLayer(300, 0.5, pre_nms_limit=500)
     inputs = proposal_inputs(golden)
     alone = [layer([x[i : i + 1] for x in inputs]) for i in range(2)]

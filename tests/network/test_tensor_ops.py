@@ -237,7 +237,7 @@ def test_non_zero_rows_finds_any_number():
     np.testing.assert_array_equal(ops.non_zero_rows(boxes), [[False, True]])
 
 
-def test_batch_pack_takes_the_first_rows_of_each_picture():
+def test_batch_pack_takes_the_first_rows_of_each_image():
     x = tf.reshape(tf.range(12), [2, 3, 2])
     packed = ops.batch_pack_graph(x, tf.constant([1, 2]), 2)
     np.testing.assert_array_equal(packed, [[0, 1], [6, 7], [8, 9]])

@@ -1,8 +1,11 @@
 import http.server
 import json
+import os
+import shutil
 import threading
 import warnings
 from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -25,16 +28,23 @@ def compact():
         IMAGE_MIN_DIM = IMAGE_MAX_DIM = 64
         IMAGES_PER_GPU = 1
         COMPUTE_DTYPE = "float32"
+        TOP_DOWN_PYRAMID_SIZE = RPN_CONV_CHANNELS = MASK_CONV_CHANNELS = 16
+        FPN_CLASSIF_FC_LAYERS_SIZE = 64
 
     return MaskRCNN("inference", Small(), "logs")
 
 
-@pytest.fixture
-def saved(compact, tmp_path):
-    path = tmp_path / "weights.h5"
+@pytest.fixture(scope="module")
+def saved_once(compact, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.h5"
     compact.class_names = ("BG", "hat", "shoe")
     compact.save_weights(path)
     return path
+
+
+@pytest.fixture
+def saved(saved_once, tmp_path):
+    return Path(shutil.copy(saved_once, tmp_path))
 
 
 def layout_of(path):
@@ -160,13 +170,13 @@ def test_a_shape_mismatch_names_everything_and_changes_nothing(compact, saved):
     with h5py.File(saved, "a") as file:
         group = file["mrcnn_class_logits"]
         del group["mrcnn_class_logits/kernel:0"]
-        group.create_dataset("mrcnn_class_logits/kernel:0", data=np.zeros((1024, 81), np.float32))
+        group.create_dataset("mrcnn_class_logits/kernel:0", data=np.zeros((64, 81), np.float32))
     before = [v.numpy() for v in compact.keras_model.weights]
     with pytest.raises(ValueError) as error:
         compact.load_weights(saved, by_name=True)
     text = str(error.value)
     assert "layer mrcnn_class_logits, weight mrcnn_class_logits/kernel:0" in text
-    assert "expected shape (1024, 3), found (1024, 81)" in text
+    assert "expected shape (64, 3), found (64, 81)" in text
     assert "exclude=['mrcnn_class_logits']" in text
     for variable, old in zip(compact.keras_model.weights, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)
@@ -210,8 +220,6 @@ def test_keras_model_saves_the_same_layout(compact, tmp_path):
 
 
 def test_the_newest_mask_rcnn_in_a_folder(saved, tmp_path):
-    import os
-
     from mrcnn.network import pretrained
 
     with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -225,6 +233,65 @@ def test_the_newest_mask_rcnn_in_a_folder(saved, tmp_path):
     saved.unlink()
     with pytest.raises(FileNotFoundError, match="1 .h5 files, none of a Mask R-CNN"):
         pretrained.find_weights(tmp_path)
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """f(folder) makes the package seem to lie there; the current folder is an empty one."""
+    from mrcnn.network import pretrained
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def installed_at(folder):
+        module = folder / "mrcnn" / "network" / "pretrained.py"
+        monkeypatch.setattr(pretrained, "__file__", str(module))
+        return pretrained
+
+    return installed_at
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_shipped_weights_are_found_here_in_the_checkout_and_in_the_package(packages, tmp_path):
+    pretrained = packages(tmp_path / "site")
+    name = pretrained.MOBILENET_COCO
+    with pytest.raises(FileNotFoundError, match=f"{name}, which ships .* install the package"):
+        pretrained.shipped(name)
+    inside = touch(tmp_path / "site" / "mrcnn" / "weights" / name)
+    assert pretrained.shipped(name) == inside
+    beside = touch(tmp_path / "site" / "weights" / name)
+    assert pretrained.shipped(name) == beside
+    touch(tmp_path / "here" / "weights" / name)
+    assert pretrained.shipped(name) == Path("weights") / name
+
+
+def test_the_default_folder_means_the_shipped_model_where_it_is_missing(packages, tmp_path, saved):
+    pretrained = packages(tmp_path / "site")
+    with pytest.raises(FileNotFoundError, match="mask_rcnn_compact.h5, which ships"):
+        pretrained.find_weights("weights")
+    inside = touch(tmp_path / "site" / "mrcnn" / "weights" / "mask_rcnn_compact.h5")
+    assert pretrained.find_weights("weights") == pretrained.find_weights(Path("weights")) == inside
+    for other in ("weigths", "weights/mine.h5", "logs"):  # a mistake is not passed over
+        with pytest.raises(FileNotFoundError, match=f"no weights at {other}; give a file"):
+            pretrained.find_weights(other)
+    # A folder of that name counts, even if there is nothing in it.
+    os.mkdir("weights")
+    with pytest.raises(FileNotFoundError, match="weights holds no .h5 file"):
+        pretrained.find_weights("weights")
+    mine = shutil.copy(saved, "weights/mine.h5")
+    assert pretrained.find_weights("weights") == Path(mine)
+
+
+def test_what_ships_is_in_this_checkout():
+    from mrcnn.network import pretrained, weights
+
+    assert weights.inspect(pretrained.shipped(pretrained.COMPACT)).num_classes == 14
+    assert pretrained.shipped(pretrained.MOBILENET_COCO).stat().st_size > 9e6
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ import hashlib
 import numpy as np
 import pytest
 
-from tests.helpers import read_json
-
 pytestmark = pytest.mark.tf
 
 TENSORS = {
@@ -38,7 +36,7 @@ def golden(golden_dir):
 
 
 @pytest.fixture(scope="module")
-def picture(golden_images):
+def image(golden_images):
     return golden_images["grace_hopper"]
 
 
@@ -61,8 +59,8 @@ def pairs_up(ours, theirs, limits):
     return close.any(axis=0).all() and close.any(axis=1).all() and len(ours) == len(theirs)
 
 
-def test_molded_input(detector, picture, golden):
-    molded, metas, windows = detector.mold_inputs([picture])
+def test_molded_input(detector, image, golden):
+    molded, metas, windows = detector.mold_inputs([image])
     at = golden["molded.idx"]
     # One grey level: scikit-image's interpolation changed since the recording.
     np.testing.assert_allclose(molded.ravel()[at], golden["molded.val"], atol=1.0001)
@@ -129,12 +127,12 @@ def test_detections_are_the_same_set(tensors, golden):
     assert pairs_up(ours, theirs, [pixel, pixel, pixel, pixel, 0, 1e-4])
 
 
-def test_detect(detector, picture, golden):
+def test_detect(detector, image, golden):
     """From image to masks, on an input that differs by single grey levels."""
-    result = detector.detect([picture])[0]
+    result = detector.detect([image])[0]
     assert result["rois"].dtype == np.int32 and result["class_ids"].dtype == np.int32
     assert result["scores"].dtype == np.float32 and result["masks"].dtype == bool
-    assert result["masks"].shape == (*picture.shape[:2], len(result["rois"]))
+    assert result["masks"].shape == (*image.shape[:2], len(result["rois"]))
     ours = np.column_stack([result["rois"], result["class_ids"]])
     theirs = np.column_stack([golden["detect0.rois"], golden["detect0.class_ids"]])
     # Random weights magnify those grey levels, so a detection near a threshold may come or go.
@@ -142,8 +140,8 @@ def test_detect(detector, picture, golden):
     assert close.any(axis=1).mean() >= 0.9 and close.any(axis=0).mean() >= 0.9
 
 
-def test_masks_of_the_recorded_input(detector, picture, golden):
-    result = unmolded(detector, picture, golden)
+def test_masks_of_the_recorded_input(detector, image, golden):
+    result = unmolded(detector, image, golden)
     count = np.prod(golden["detect0.masks_shape"])
     theirs = np.unpackbits(golden["detect0.masks_packed"])[:count].astype(bool)
     theirs = theirs.reshape(golden["detect0.masks_shape"])
@@ -159,37 +157,23 @@ def test_masks_of_the_recorded_input(detector, picture, golden):
             assert shared >= 0.999 * union
 
 
-def unmolded(detector, picture, golden):
+def unmolded(detector, image, golden):
     from mrcnn.network.detection import unmold
 
     detections, masks = detector._run(golden["molded_f32"], golden["image_metas"])
-    return unmold(detections[0], masks[0], picture.shape, (256, 256, 3), golden["windows"][0])
+    return unmold(detections[0], masks[0], image.shape, (256, 256, 3), golden["windows"][0])
 
 
-def test_detect_molded_and_unmold_detections_agree(detector, picture, golden, tensors):
+def test_detect_molded_and_unmold_detections_agree(detector, image, golden, tensors):
     boxes, ids, scores, masks = detector.unmold_detections(
         tensors["detections"][0],
         tensors["mrcnn_mask"][0],
-        picture.shape,
+        image.shape,
         (256, 256, 3),
         golden["windows"][0],
     )
-    result = unmolded(detector, picture, golden)
+    result = unmolded(detector, image, golden)
     np.testing.assert_array_equal(boxes, result["rois"])
     np.testing.assert_array_equal(ids, result["class_ids"])
     np.testing.assert_allclose(scores, result["scores"], atol=1e-6)
     np.testing.assert_array_equal(masks, result["masks"])
-
-
-def test_one_trace_for_each_input_shape(resnet50_file, golden_images):
-    from mrcnn.model import MaskRCNN
-    from tests.helpers import config_from
-
-    values = {**read_json("infer_A.json")["config"], "IMAGE_RESIZE_MODE": "pad64"}
-    values.update(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
-    model = MaskRCNN("inference", config_from(values), "logs")
-    model.load_weights(resnet50_file, by_name=True)
-    wide, tall = np.full((60, 120, 3), 90, np.uint8), np.full((120, 60, 3), 90, np.uint8)
-    for picture in (wide, wide[:, :110], tall, wide, tall):
-        model.detect([picture])
-    assert model.traces == 2

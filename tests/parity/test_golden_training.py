@@ -50,17 +50,28 @@ def model(record):
     return MaskRCNN("training", config_from(record["config"]), "logs")
 
 
-def make_trainer(model, weights_file, layers):
-    """A trainer that starts from the golden weights."""
+@pytest.fixture(scope="module")
+def start(model, resnet50_file):
+    """f(layers) -> a trainer at the golden weights; each traces its step once for all tests."""
     from mrcnn.network.backbone import stage_patterns
-    from mrcnn.training import loop
+    from mrcnn.training.step import Trainer, make_optimizer, set_trainable
 
-    model.keras_model.load_weights(weights_file)
+    started = {}
+    network = model.keras_model
     # As recorded; the order of RoIs changes the last digits of sums.
-    model.keras_model.get_layer("proposal_targets").shuffle = False
-    loop.set_trainable(model.keras_model, stage_patterns("resnet50")[layers])
-    optimizer = loop.make_optimizer(model.config, 1e-3)
-    return loop.Trainer(model.keras_model, model.config, optimizer)
+    network.get_layer("proposal_targets").shuffle = False
+
+    def start(layers):
+        network.load_weights(resnet50_file)
+        set_trainable(network, stage_patterns("resnet50")[layers])
+        if layers not in started:
+            trainer = Trainer(network, model.config, make_optimizer(model.config, 1e-3))
+            started[layers] = trainer, trainer.state()
+        trainer, state = started[layers]
+        trainer.load_state(state)
+        return trainer
+
+    return start
 
 
 def weight_names(trainer):
@@ -71,19 +82,18 @@ def weight_names(trainer):
 
 
 @pytest.mark.parametrize("layers", ["heads", "all"])
-def test_the_same_weights_train(model, resnet50_file, record, layers):
-    trainer = make_trainer(model, resnet50_file, layers)
-    assert sorted(weight_names(trainer)) == sorted(record[layers]["trainable_weights"])
+def test_the_same_weights_train(start, record, layers):
+    assert sorted(weight_names(start(layers))) == sorted(record[layers]["trainable_weights"])
 
 
-@pytest.mark.parametrize("layers", ["heads", "all"])
-def test_losses_gradients_and_two_steps(model, resnet50_file, golden, record, batch, layers):
+@pytest.mark.parametrize("layers", ["heads", pytest.param("all", marks=pytest.mark.slow)])
+def test_losses_gradients_and_two_steps(start, golden, record, batch, layers):
     import tensorflow as tf
 
     expected = record[layers]
-    trainer = make_trainer(model, resnet50_file, layers)
+    trainer = start(layers)
     names = weight_names(trainer)
-    losses, gradients = tf.function(trainer.gradients)([tf.convert_to_tensor(x) for x in batch])
+    losses, gradients = trainer.gradients(batch)
     for name in NAMES:
         assert float(losses[name]) == pytest.approx(expected["losses"][name], rel=1e-4), name
     assert float(losses["loss"]) == pytest.approx(expected["total"], rel=1e-4)
@@ -119,8 +129,8 @@ def test_losses_gradients_and_two_steps(model, resnet50_file, golden, record, ba
             np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=f"{name} step {step}")
 
 
-def test_frozen_weights_stay(model, resnet50_file, batch):
-    trainer = make_trainer(model, resnet50_file, "heads")
+def test_frozen_weights_stay(model, start, batch):
+    trainer = start("heads")
     trained = {id(v) for v in trainer.variables}
     frozen = [v for v in model.keras_model.variables if id(v) not in trained]
     before = [v.numpy().copy() for v in frozen]
@@ -130,11 +140,12 @@ def test_frozen_weights_stay(model, resnet50_file, batch):
         np.testing.assert_array_equal(variable.numpy(), old)
 
 
-def test_ten_steps(model, resnet50_file, batch):
+@pytest.mark.slow
+def test_ten_steps(start, batch):
     """With `heads` the original itself stays within 3e-5 under tiny noise on the weights."""
     curve = read_json("train_T1_curve.json")["heads"]
     rows = np.array(curve["rows"] if isinstance(curve, dict) else curve)
-    trainer = make_trainer(model, resnet50_file, "heads")
+    trainer = start("heads")
     ours = []
     for _ in range(len(rows)):
         losses = trainer.train(batch)
@@ -143,16 +154,12 @@ def test_ten_steps(model, resnet50_file, batch):
     assert trainer.traces == 1
 
 
-def test_two_identical_steps_give_identical_gradients(model, resnet50_file, batch):
+def test_two_identical_steps_give_identical_gradients(start, batch):
     """The original's gradients differ from run to run on CPUs (crop_and_resize)."""
-    import tensorflow as tf
-
-    trainer = make_trainer(model, resnet50_file, "heads")
-    step = tf.function(trainer.gradients)
-    inputs = [tf.convert_to_tensor(x) for x in batch]
-    first = [g.numpy() for g in step(inputs)[1]]
+    trainer = start("heads")
+    first = [g.numpy() for g in trainer.gradients(batch)[1]]
     for _ in range(3):
-        for a, b in zip(first, step(inputs)[1], strict=True):
+        for a, b in zip(first, trainer.gradients(batch)[1], strict=True):
             np.testing.assert_array_equal(a, b.numpy())
 
 

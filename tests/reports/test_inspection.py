@@ -1,8 +1,6 @@
 """`model.py inspect`: the images it draws, its page and what it prints."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from mrcnn.reports import inspection
 from tests.helpers import ROOT
 from tests.helpers.browser import needs_browser, open_page
 from tests.helpers.coco_contents import content, garment, write, write_foreign
+from tests.helpers.commands import run_command
 
 
 @pytest.fixture
@@ -29,10 +28,10 @@ def coco(tmp_path):
 @pytest.fixture
 def many(coco, tmp_path):
     """40 images with a vest, one of them with a skirt too, one with shorts too."""
-    pictures = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(1, 41)]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(1, 41)]
     annotations = [garment(i, 5, (2, 2, 20, 20)) for i in range(1, 41)]
     annotations += [garment(17, 9, (5, 5, 9, 9)), garment(18, 7, (5, 5, 9, 9))]
-    return read_completed(coco(content(annotations, pictures)))
+    return read_completed(coco(content(annotations, images)))
 
 
 def names_on(sheet, table):
@@ -60,17 +59,17 @@ def test_more_than_there_are(many, tmp_path):
 def test_what_is_drawn(coco, tmp_path):
     table = read_completed(coco(content([garment(1, 5, (20, 30, 30, 30))])))
     sheet = inspection.contact_sheet(table, tmp_path, 1)
-    ((picture, tile),) = sheet.tiles
-    assert table.images[picture].file_name == "b.png" and tile.shape == (80, 100, 3)
+    ((image, tile),) = sheet.tiles
+    assert table.images[image].file_name == "b.png" and tile.shape == (80, 100, 3)
     assert tuple(tile[59, 40]) == color_for(1)  # the outline's lowest row
     assert tuple(tile[70, 80]) == (200,) * 3
     inside = 200 + 0.35 * (np.array(color_for(1)) - 200)
     np.testing.assert_allclose(tile[45, 35], inside, atol=2)
 
 
-def test_large_pictures_shrink_with_their_boxes(coco, tmp_path):
-    pictures = [{"id": 1, "file_name": "big.png", "width": 640, "height": 320}]
-    table = read_completed(coco(content([garment(1, 5, (200, 100, 200, 200))], pictures)))
+def test_large_images_shrink_with_their_boxes(coco, tmp_path):
+    images = [{"id": 1, "file_name": "big.png", "width": 640, "height": 320}]
+    table = read_completed(coco(content([garment(1, 5, (200, 100, 200, 200))], images)))
     ((_, tile),) = inspection.contact_sheet(table, tmp_path, 1).tiles
     assert tile.shape == (160, 320, 3)
     assert tuple(tile[149, 150]) == color_for(1)  # 300 / 2, exclusive
@@ -79,8 +78,8 @@ def test_large_pictures_shrink_with_their_boxes(coco, tmp_path):
 
 def test_stored_pixels_count(coco, tmp_path):
     """Annotations are for the file as stored, whatever its EXIF orientation says."""
-    pictures = [{"id": 1, "file_name": "turned.jpg", "width": 60, "height": 40}]
-    path = coco(content([garment(1, 5, (5, 5, 20, 20))], pictures))
+    images = [{"id": 1, "file_name": "turned.jpg", "width": 60, "height": 40}]
+    path = coco(content([garment(1, 5, (5, 5, 20, 20))], images))
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
@@ -88,7 +87,7 @@ def test_stored_pixels_count(coco, tmp_path):
     assert not sheet.failed and sheet.tiles[0][1].shape == (40, 60, 3)
 
 
-def test_missing_and_resized_pictures_are_listed(many, tmp_path):
+def test_missing_and_resized_images_are_listed(many, tmp_path):
     (tmp_path / "17.png").unlink()
     Image.new("RGB", (41, 30)).save(tmp_path / "18.png")
     (tmp_path / "5.png").write_bytes(b"no image")
@@ -106,7 +105,7 @@ def test_it_gives_up_when_nearly_all_are_missing(many, tmp_path):
     assert len(sheet.failed) == inspection.MOST_FAILURES
 
 
-def test_a_picture_without_instances(coco, tmp_path):
+def test_an_image_without_instances(coco, tmp_path):
     table = read_completed(coco(content([])))
     sheet = inspection.contact_sheet(table, tmp_path, 5)
     assert len(sheet.tiles) == 3 and not sheet.classes
@@ -124,7 +123,7 @@ def test_crowds_are_drawn_but_cover_no_class(tmp_path):
 
 def test_montage():
     tiles = [np.full((20, 30, 3), 10 * i, np.uint8) for i in range(1, 9)]
-    sheet = np.asarray(inspection.montage(tiles, ["very long name of a picture.jpg"] * 8))
+    sheet = np.asarray(inspection.montage(tiles, ["very long name of an image.jpg"] * 8))
     assert sheet.shape == (2 * (20 + 18 + 10) + 10, 6 * 40 + 10, 3)
     assert (sheet[10:30, 10:40] == 10).all()
     assert (sheet[58:78, 50:80] == 80).all()
@@ -135,7 +134,7 @@ def test_montage():
 
 
 @pytest.mark.parametrize(
-    ("file", "picture"),
+    ("file", "image"),
     [
         ("d/train_coco.json", "d/train/image/1.jpg"),
         ("d/instances_val2017.json", "d/val2017/1.jpg"),
@@ -146,9 +145,9 @@ def test_montage():
         ("elsewhere/train_coco.json", "data/train/image/1.jpg"),
     ],
 )
-def test_pictures_are_found_near_the_file(tmp_path, monkeypatch, file, picture):
+def test_images_are_found_near_the_file(tmp_path, monkeypatch, file, image):
     monkeypatch.chdir(tmp_path)
-    folder = Path(picture).parent
+    folder = Path(image).parent
     folder.mkdir(parents=True)
     name = inspection.split_name(Path(file))
     found = inspection.likely_folders(Path(file), name, Path("data"))
@@ -159,16 +158,7 @@ def test_pictures_are_found_near_the_file(tmp_path, monkeypatch, file, picture):
 
 
 def run(*options, cwd=ROOT, status=0):
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "model.py"), "inspect", *map(str, options)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-    )
-    assert result.returncode == status, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    return run_command("inspect", *options, cwd=cwd, status=status)
 
 
 @pytest.fixture
@@ -183,7 +173,7 @@ def data(coco, tmp_path):
 def test_command(data, tmp_path):
     printed = run(cwd=tmp_path)  # all defaults
     out = tmp_path / "output_folder" / "inspect_train"
-    assert "3 images, 1 of them without an instance; 4 instances" in printed
+    assert "3 images, 1 of them without instances; 4 instances" in printed
     assert "5  vest                             3   75.0%         2" in printed
     assert "imbalance 3:1, vest to skirt" in printed
     assert "scale: small 1, moderate 1, large 1, missing 1" in printed
@@ -198,10 +188,10 @@ def test_command(data, tmp_path):
         assert sheet.size == (10 + 3 * 110, 10 + 120 + 18 + 10)
 
 
-def test_limit_pictures_and_seed(data, tmp_path):
+def test_limit_images_and_seed(data, tmp_path):
     options = ["--data", data, "--limit", 2, "--pictures", 1, "--seed", 3]
     printed = run(*options, "--output_folder", tmp_path / "out")
-    assert "2 images, 1 of them without an instance; 1 instances" in printed
+    assert "2 images, 1 of them without instances; 1 instances" in printed
     found = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert (found["limit"], found["sheet"]["seed"]) == (2, 3)
     assert found["sheet"]["pictures"] == ["b.png"]
@@ -210,7 +200,7 @@ def test_limit_pictures_and_seed(data, tmp_path):
 def test_any_coco_file(tmp_path):
     path = write_foreign(tmp_path)
     printed = run("--annotations", path, cwd=tmp_path)
-    assert "2 images, 0 of them without an instance; 3 instances, 1 crowds" in printed
+    assert "2 images, 0 of them without instances; 3 instances, 1 crowds" in printed
     assert "occlusion: n/a" in printed and "人" in printed
     assert "2 annotations without a box or an area" in printed
     out = tmp_path / "output_folder" / "inspect_val2017"
@@ -219,7 +209,7 @@ def test_any_coco_file(tmp_path):
     assert len(found["sheet"]["pictures"]) == 2
 
 
-def test_missing_pictures_are_no_end(data, tmp_path):
+def test_missing_images_are_no_end(data, tmp_path):
     (data / "train" / "image" / "a.png").unlink()
     out = tmp_path / "out"
     printed = run("--data", data, "--output_folder", out)
@@ -283,7 +273,7 @@ def test_the_page_in_a_browser(data, tmp_path):
             " [...c.querySelectorAll('.bar')].filter(b => b.getBBox().height > 0).length])"
         )
     assert "train: 4 instances in 3 images" in text
-    assert "3 : 1\nimbalance\nvest to skirt" in text and "Without an instance: shorts." in text
+    assert "3 : 1\nimbalance\nvest to skirt" in text and "Without instances: shorts." in text
     assert rows[0].split() == ["vest", "5", "3", "75.0", "%", "2"]
     # scale with "missing", occlusion with "other", zoom_in, viewpoint, source
     assert all_row == ["all", *"1111", *"1111", *"211", *"121", *"31"]
@@ -310,8 +300,8 @@ def test_names_are_text_on_the_page(tmp_path):
         text = driver.execute_script("return document.body.innerText")
         marked = driver.execute_script("return document.querySelectorAll('brush').length")
     assert "tooth <brush> (crowd)" in text and not marked
-    assert "n/a, as no instance has it: scale, occlusion, zoom_in, viewpoint, source." in text
-    assert "2 instances are run-length encoded" in text
+    assert "Not annotated: scale, occlusion, zoom_in, viewpoint, source." in text
+    assert "2 instances have run-length encoded masks" in text
     assert "annotations without a box or an area" in text
 
 

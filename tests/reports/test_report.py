@@ -12,14 +12,18 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 
 from mrcnn.coco.ground_truth import read_ground_truth, read_results
-from mrcnn.commands.shared import UsageError
+from mrcnn.coco.reader import ATTRIBUTES
+from mrcnn.commands.arguments import UsageError
 from mrcnn.core.classes import DEEPFASHION2
-from mrcnn.evaluation import metrics
+from mrcnn.evaluation.comparison import EarlierRun, compare
+from mrcnn.evaluation.metrics import read_metrics
+from mrcnn.evaluation.scoring import EvaluationOptions, evaluate
 from mrcnn.reports import report
 from tests.helpers import ROOT
 from tests.helpers.browser import needs_browser, open_page
+from tests.helpers.commands import run_command
 
-HEIGHT, WIDTH, PICTURES = 120, 90, 12
+HEIGHT, WIDTH, IMAGES = 120, 90, 12
 SHIRT, LONG_SHIRT, TROUSERS, SKIRT = 1, 2, 8, 9
 
 
@@ -37,7 +41,7 @@ def garment(image_id, category_id, top, shift=0):
 def make_truth():
     """In each image a shirt above, and below trousers, or a skirt in each third."""
     annotations = []
-    for i in range(1, PICTURES + 1):
+    for i in range(1, IMAGES + 1):
         lower = SKIRT if i % 3 == 0 else TROUSERS
         for category_id, top in ((SHIRT, 10), (lower, 60)):
             values = {"scale": 1 + i % 2, "occlusion": 1, "zoom_in": 1, "viewpoint": 2}
@@ -46,7 +50,7 @@ def make_truth():
     return {
         "images": [
             {"id": i, "file_name": f"<{i}>.png", "height": HEIGHT, "width": WIDTH}
-            for i in range(1, PICTURES + 1)
+            for i in range(1, IMAGES + 1)
         ],
         "categories": [{"id": k, "name": name} for k, name in enumerate(DEEPFASHION2) if k],
         "annotations": annotations,
@@ -54,7 +58,7 @@ def make_truth():
 
 
 def make_results(truth, shift=1):
-    """Nearly all right; skirts are taken for trousers, one shirt is missed, one invented."""
+    """Nearly all right; skirts are detected as trousers; a shirt is missed, another one false."""
     results = []
     for n, row in enumerate(truth["annotations"][1:]):
         category = TROUSERS if row["category_id"] == SKIRT else row["category_id"]
@@ -79,23 +83,18 @@ def data(tmp_path_factory):
     return folder
 
 
-def run(data, results, *options, status=0, code=None):
-    """Output of model.py evaluate, or of Python code that calls it."""
-    arguments = ["evaluate", "--data", data, "--results", data / results, *options]
-    script = ["-c", code] if code else [ROOT / "model.py"]
-    command = [sys.executable, *script, *arguments]
-    result = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == status, result.stdout + result.stderr
-    return result.stdout + result.stderr
+def run(data, results, *options, status=0):
+    """Output of model.py evaluate --results."""
+    paths = ["--data", data, "--results", data / results]
+    return run_command("evaluate", *paths, *options, status=status)
 
 
 @pytest.fixture(scope="module")
 def printed(data):
     """What the command printed; two reports lie in data / worse and data / report."""
     run(data, "worse.json", "--report", data / "worse", "--resamples", 50)
-    code = "import sys; from mrcnn.commands import main as m; s = m.main(); print('loaded:', *sys.modules); sys.exit(s)"
     compare = ["--compare", data / "worse" / "metrics.json", "--resamples", 50, "--min_score", 0.5]
-    return run(data, "results.json", "--report", data / "report", *compare, code=code)
+    return run(data, "results.json", "--report", data / "report", *compare)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +102,17 @@ def found(printed, data):
     return json.loads((data / "report" / "metrics.json").read_text())
 
 
-def test_results_are_scored_without_tensorflow(printed):
-    loaded = printed.split("loaded:")[1].split()
+def test_results_are_scored_without_tensorflow(data, tmp_path):
+    """In a process of its own, by what it has loaded at its end."""
+    code = (
+        "import sys; from mrcnn.commands.main import main; status = main(); "
+        "print('loaded:', *sys.modules); sys.exit(status)"
+    )
+    options = ["--data", data, "--results", data / "results.json", "--report", tmp_path]
+    command = [sys.executable, "-c", code, "evaluate", *options, "--resamples", 0]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split("loaded:")[1].split()
     assert not {"tensorflow", "keras", "matplotlib.pyplot"} & set(loaded)
 
 
@@ -113,9 +121,9 @@ def test_tables_on_the_terminal(printed):
     assert any(line.startswith("mask AP 0.557 AP50 0.557") for line in lines), printed
     assert "vest 0 n/a n/a n/a n/a" in lines
     assert "viewpoint side or back 0 n/a n/a 0.641 0.635" in lines
-    assert "4 33.3 % trousers as skirt 0, the other way 4" in lines
-    assert "0 0.0 % short_sleeved_shirt as long_sleeved_shirt 0, the other way 0" in lines
-    assert "1 missed, 1 invented" in lines
+    assert "4 33.3 % trousers as skirt: 0, reversed: 4" in lines
+    assert "0 0.0 % short_sleeved_shirt as long_sleeved_shirt: 0, reversed: 0" in lines
+    assert "missed: 1, false positives: 1" in lines
     assert any(line.startswith("mask AP 0.") and line.endswith("*") for line in lines)
 
 
@@ -130,16 +138,16 @@ def test_all_files_are_there(data, printed):
         "results.json",
     }
     for name in plots:
-        with Image.open(data / "report" / name) as picture:
-            assert picture.format == "PNG" and min(picture.size) > 300
+        with Image.open(data / "report" / name) as plot:
+            assert plot.format == "PNG" and min(plot.size) > 300
     kept = (data / "report" / "results.json").read_bytes()
     assert kept == (data / "results.json").read_bytes()
 
 
 def test_metrics_by_hand(found):
-    assert found["run"]["pictures"] == PICTURES and found["run"]["garments"] == 2 * PICTURES
+    assert found["run"]["pictures"] == IMAGES and found["run"]["garments"] == 2 * IMAGES
     shirt = found["mask"]["per_class"]["short_sleeved_shirt"]
-    # Right, right, invented, nine right, one missed; at IoU 39/41, so right at all thresholds.
+    # Right, right, false, nine right, one missed; at IoU 39/41, so right at all thresholds.
     # The precision is 1 up to a recall of 2/12 (17 of COCO's 101), 11/12 up to 11/12 (75 more).
     assert shirt["garments"] == 12 and shirt["AP"] == pytest.approx((17 + 75 * 11 / 12) / 101)
     assert shirt["best_f1"]["recall"] == pytest.approx(11 / 12)
@@ -173,11 +181,11 @@ def test_differences(found):
     assert found["compare"]["run"]["results"].endswith("worse.json")
 
 
-@pytest.mark.parametrize(("pictures", "clear"), [(5, False), (6, True)])
-def test_a_difference_of_few_pictures_is_never_clear(pictures, clear):
+@pytest.mark.parametrize(("images", "clear"), [(5, False), (6, True)])
+def test_a_difference_of_few_images_is_never_clear(images, clear):
     """All agree that the first run is better, but five do so by chance one time in sixteen."""
     box = {"category_id": 1, "bbox": [0, 0, 10, 10]}
-    ids = range(1, pictures + 1)
+    ids = range(1, images + 1)
     read = read_ground_truth(
         {
             "images": [{"id": i, "height": 20, "width": 20} for i in ids],
@@ -186,30 +194,84 @@ def test_a_difference_of_few_pictures_is_never_clear(pictures, clear):
         }
     )
     rows = [box | {"image_id": i, "score": 0.9} for i in ids]
-    options = metrics.Options(resamples=20)
-    good, bad = (metrics.evaluate(read, read_results(read, r), options) for r in (rows, []))
-    other = metrics.Other(Path("other"), bad.metrics, read.image_ids, bad.matches)
-    metrics.compare(good, other)
+    options = EvaluationOptions(resamples=20)
+    good, bad = (evaluate(read, read_results(read, r), options) for r in (rows, []))
+    compare(good, EarlierRun(Path("other"), bad.metrics, read.image_ids, bad.matches))
     for key in ("AP", "per_class.skirt"):
-        row = good.metrics["compare"]["box"][key]
-        assert row["interval"] == [1, 1] and row["clear"] is clear
+        row = good.metrics.compare.box[key]
+        assert row.interval == (1, 1) and row.clear is clear
 
 
 def test_csv(data, found):
     with open(data / "report" / "metrics.csv", newline="") as file:
         rows = {(r["kind"], r["group"], r["name"]): r for r in csv.DictReader(file)}
     assert float(rows["mask", "all", "AP"]["value"]) == found["mask"]["AP"]
-    assert float(rows["box", "scale", "small"]["low"]) >= 0
+    low, high = found["box"]["subsets"]["scale"]["small"]["interval"]
+    row = rows["box", "scale", "small"]
+    assert (float(row["low"]), float(row["high"])) == (low, high)
     assert rows["mask", "class", "vest"]["value"] == ""
     assert rows["mask", "class", "skirt"]["garments"] == "4"
 
 
-def test_every_key_is_documented(found):
+NUMBERS = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl"
+POINT = "threshold precision recall f1"
+DIFFERENCE = "this other difference interval clear"
+SECTION = {
+    "": f"{NUMBERS} intervals operating_point calibration per_class subsets",
+    "intervals": "AP AP50 AP75 APs APm APl",
+    "operating_point": POINT,
+    "calibration": "ece detections bins",
+    "calibration.bins.0": "low high count score right",
+    "per_class": " ".join(DEEPFASHION2[1:]),
+    "per_class.skirt": "AP AP50 AP75 interval AR100 garments best_f1",
+    "per_class.skirt.best_f1": POINT,
+    "subsets": "scale occlusion zoom_in viewpoint",
+    "subsets.occlusion": "slight medium heavy",
+    "subsets.occlusion.slight": "AP AP50 AP75 interval garments",
+}
+RUN = (
+    "split annotations weights results notes pictures garments crowds detections left_out "
+    "pictures_without_detections resamples seed written"
+)
+KEYS = {
+    "": "format run box mask published confusion boundary pictures compare",
+    "run": RUN,
+    **{
+        f"{kind}.{path}".strip("."): keys
+        for kind in ("box", "mask")
+        for path, keys in SECTION.items()
+    },
+    "published": "box mask",
+    "published.mask": "AP AP50 AP75 subsets",
+    "published.mask.subsets": "scale occlusion zoom_in viewpoint",
+    "confusion": "by iou min_score classes counts pairs",
+    "confusion.pairs.0": "a b count rate a_as_b b_as_a a_total b_total watched",
+    "boundary": "mask_iou boundary_iou pairs per_class",
+    "boundary.per_class": " ".join(DEEPFASHION2[1:]),
+    "boundary.per_class.trousers": "mask_iou boundary_iou pairs",
+    "pictures": "mean_quality worst best",
+    "pictures.worst.0": "image_id file_name quality",
+    "compare": "path run box mask",
+    "compare.run": RUN,
+    "compare.mask.AP": DIFFERENCE,
+    "compare.mask.subsets:scale:small": DIFFERENCE,
+}
+
+
+@pytest.mark.parametrize("path", KEYS)
+def test_keys_of_metrics_json(found, path):
+    """Other programs read the file: names and order stay."""
+    value = found
+    for part in path.split(".") if path else ():
+        value = value[int(part)] if isinstance(value, list) else value[part.replace(":", ".")]
+    assert list(value) == (KEYS[path].split())
+
+
+def test_every_key_is_documented():
     text = (ROOT / "docs" / "evaluation.md").read_text()
-    keys = {*found, *found["run"], *found["mask"], *found["confusion"], *found["boundary"]}
-    keys |= {*found["pictures"], *found["compare"]["mask"]["AP"], *found["confusion"]["pairs"][0]}
-    keys |= {*found["mask"]["per_class"]["skirt"], *found["mask"]["calibration"]}
-    assert not {key for key in keys if f"`{key}`" not in text}
+    keys = {key for keys in KEYS.values() for key in keys.split()} - {*DEEPFASHION2}
+    values = {word for words in ATTRIBUTES.values() for word in words}
+    assert not {key for key in keys - values if f"`{key}`" not in text}
 
 
 @needs_browser
@@ -281,24 +343,24 @@ def test_reports_of_little(kind, tmp_path):
             image["id"] = f"p{image['id']:02d}"
     limit = 1 if kind == "one image" else None
     read = read_ground_truth(truth, limit=limit)
-    options = metrics.Options(resamples=3)
-    found = metrics.evaluate(read, read_results(read, results), options)
+    found = evaluate(read, read_results(read, results), EvaluationOptions(resamples=3))
     page = report.write_report(tmp_path / "deep" / "report", found)
     assert page.read_text().rstrip().endswith("</html>")
     text = report.as_text(found.metrics)
+    values = found.metrics
     if kind == "nothing found":
-        assert found.metrics["box"]["AP"] == found.metrics["mask"]["AP"] == 0
+        assert values.box.AP == values.mask.AP == 0
     if kind == "boxes":
-        assert found.metrics["mask"] is None and "mask n/a" in text
-        assert found.metrics["confusion"]["by"] == "box"
+        assert values.mask is None and "mask n/a" in text
+        assert values.confusion.by == "box"
     if kind == "no truth":
-        assert found.metrics["mask"]["AP"] is None and "mask AP n/a" in text
-        assert found.metrics["published"] is None
+        assert values.mask.AP is None and "mask AP n/a" in text
+        assert values.published is None
     if kind == "one image":
-        assert found.metrics["run"]["left_out"] == 23
+        assert values.run.left_out == 23
     if kind == "named ids":
-        assert found.metrics["pictures"]["worst"][0]["image_id"].startswith("p")
-    json.loads((tmp_path / "deep" / "report" / "metrics.json").read_text())
+        assert values.images.worst[0].image_id.startswith("p")
+    assert read_metrics(tmp_path / "deep" / "report" / "metrics.json") == values
 
 
 def test_plots_of_an_earlier_report_go(tmp_path):
@@ -307,7 +369,7 @@ def test_plots_of_an_earlier_report_go(tmp_path):
         del annotation["scale"], annotation["occlusion"]
         del annotation["zoom_in"], annotation["viewpoint"]
     read = read_ground_truth(truth)
-    found = metrics.evaluate(read, read_results(read, []), metrics.Options(resamples=0))
+    found = evaluate(read, read_results(read, []), EvaluationOptions(resamples=0))
     (tmp_path / "subsets.png").write_bytes(b"old")
     report.write_report(tmp_path, found)
     assert not (tmp_path / "subsets.png").exists() and (tmp_path / "f1.png").exists()

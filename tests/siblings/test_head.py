@@ -13,7 +13,7 @@ from mrcnn.siblings.head import (
     sibling_softmax,
     sibling_table,
     siblings_from_json,
-    without_doubles,
+    without_duplicates,
 )
 
 TABLE = sibling_table(DEEPFASHION2)
@@ -104,11 +104,11 @@ def test_refine_without_detections():
     assert not new.any() and kept is one_mask
 
 
-def test_doubles_of_other_classes_stay():
+def test_duplicates_of_other_classes_stay():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 8]], float)
     changed = np.array([False, False, True, False])
-    assert without_doubles(boxes, np.array([1, 1, 1, 2]), changed, 0.5) == [0, 1, 3]
-    assert without_doubles(boxes[:0], np.zeros(0, int), changed[:0], 0.5) == []
+    assert without_duplicates(boxes, np.array([1, 1, 1, 2]), changed, 0.5) == [0, 1, 3]
+    assert without_duplicates(boxes[:0], np.zeros(0, int), changed[:0], 0.5) == []
 
 
 def test_groups_travel_as_names():

@@ -148,8 +148,8 @@ def test_to_float16_keeps_the_head(layer_file, head, tmp_path, monkeypatch):
     assert half.margin == 0.4
 
 
-def test_detections_are_matched_to_siblings_only():
-    from mrcnn.siblings.training import match
+def test_detections_are_paired_with_siblings_only():
+    from mrcnn.siblings.training import pair_with_garments as pair
 
     box, other = [0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]
     detections = np.zeros((6, 6), np.float32)
@@ -159,14 +159,14 @@ def test_detections_are_matched_to_siblings_only():
         detections[i] = row
     features = np.arange(12, dtype=np.float32).reshape(6, 2)
     ids, boxes = [2, 9, -8], np.array([box, other, other], np.float32)
-    found = match(detections, features, ids, boxes, TABLE, 7)
+    found = pair(detections, features, ids, boxes, TABLE, 7)
     # The short-sleeved shirt is a long-sleeved one; the skirt on it is none; the trousers are a skirt.
     assert found.found.tolist() == [1, 8, 2] and found.truth.tolist() == [2, 9, 2]
-    assert found.best.tolist() == [True, True, False] and found.pictures.tolist() == [7, 7, 7]
+    assert found.best.tolist() == [True, True, False] and found.images.tolist() == [7, 7, 7]
     np.testing.assert_array_equal(found.features, features[[0, 2, 3]])
     for nothing in (
-        match(detections * 0, features, ids, boxes, TABLE, 7),
-        match(detections, features, [], np.zeros((0, 4), np.float32), TABLE, 7),
+        pair(detections * 0, features, ids, boxes, TABLE, 7),
+        pair(detections, features, [], np.zeros((0, 4), np.float32), TABLE, 7),
     ):
         assert len(nothing) == 0 and nothing.features.shape == (0, 2)
 
@@ -223,44 +223,50 @@ def demo_head(class_id, margin):
 
 def test_predictor_and_detect_use_the_head(small_weights, golden_images, tmp_path):
     """The small model takes what it sees for trousers (8) or skirts (9)."""
-    from mrcnn.model import MaskRCNN
-    from mrcnn.network.weights import WeightsError
+    from mrcnn.network import weights
     from mrcnn.predictor import Predictor
-    from mrcnn.siblings.sleeves import write_head
+    from mrcnn.siblings.sleeves import read_head, write_head
 
-    with pytest.raises(WeightsError, match="small.h5 has no sleeve head"):
-        Predictor.load(small_weights, sleeve_refine=True)
     settings = {"min_score": 0.0, "precision": "float32", "batch_size": 1}
-    pictures = [golden_images["coffee"]]
+    images = [golden_images["coffee"]]
     path = tmp_path / "skirts.h5"
     write_head(demo_head(9, 0.5), small_weights, path, refine=True)
     plain = Predictor.load(path, sleeve_refine=False, **settings)
     refined = Predictor.load(path, **settings)  # the file says that its head is used
-    (before,), (after,) = plain(pictures), refined(pictures)
+    (before,), (after,) = plain(images), refined(images)
     assert set(before.class_ids) == {8, 9} and set(after.class_ids) == {9}
     # No garment of one class twice: all that is left was there, at the same place.
     assert 0 < len(after) < len(before)
     assert {tuple(b) for b in after.boxes.tolist()} <= {tuple(b) for b in before.boxes.tolist()}
     assert (np.diff(after.scores) <= 0).all()
     assert plain.fingerprint != refined.fingerprint
-    (detected,) = refined.model.detect(pictures)
+    (detected,) = refined.model.detect(images)
     np.testing.assert_array_equal(detected["rois"], after.boxes)
     np.testing.assert_array_equal(detected["class_ids"], after.class_ids)
     # What is saved from it has the head too.
     refined.model.save_weights(tmp_path / "saved.h5")
-    (saved,) = Predictor.load(tmp_path / "saved.h5", **settings)(pictures)
-    np.testing.assert_array_equal(saved.boxes, after.boxes)
-    # Asked for, but without a file to take it from: refused, not passed over.
+    head = read_head(tmp_path / "saved.h5", DEEPFASHION2)
+    np.testing.assert_array_equal(head.bias, demo_head(9, 0.5).bias)
+    assert weights.inspect(tmp_path / "saved.h5").config["SLEEVE_REFINE"]
+    # Asked for, but without a file to take it from: an error.
     refined.model.sleeve_head = None
-    with pytest.raises(WeightsError, match="SLEEVE_REFINE is True, but load_weights"):
-        refined(pictures)
+    with pytest.raises(weights.WeightsError, match="SLEEVE_REFINE is True, but load_weights"):
+        refined(images)
     refined.model.save_weights(tmp_path / "without.h5")
-    assert not Predictor.load(tmp_path / "without.h5", **settings).model.config.SLEEVE_REFINE
-    # A training model has no use for a head, and needs none.
-    config = type(refined.model.config).from_dict(refined.model.config.to_dict())
-    training = MaskRCNN("training", config, str(tmp_path))
-    training.load_weights(small_weights, by_name=True)
-    assert training.sleeve_head is None
+    assert not weights.inspect(tmp_path / "without.h5").config["SLEEVE_REFINE"]
+    with pytest.raises(weights.WeightsError, match="small.h5 has no sleeve head"):
+        refined.model.load_weights(small_weights, by_name=True)
+
+
+def test_a_training_model_needs_no_head(tmp_path):
+    from mrcnn.model import MaskRCNN
+    from tests.helpers.shapes import SmallConfig
+
+    config = type("C", (SmallConfig,), {"SLEEVE_REFINE": True})()
+    model = MaskRCNN("training", config, str(tmp_path))
+    model.save_weights(tmp_path / "weights.h5")
+    model.load_weights(tmp_path / "weights.h5", by_name=True)
+    assert model.sleeve_head is None
 
 
 def write_skirts(folder, image, boxes):
@@ -290,7 +296,7 @@ def write_skirts(folder, image, boxes):
     (folder / "train_coco.json").write_text(json.dumps(content))
 
 
-def test_command_from_pictures_to_refined_results(small_weights, golden_images, tmp_path, capsys):
+def test_command_from_images_to_refined_results(small_weights, golden_images, tmp_path, capsys):
     """A head that is shown skirts where the model sees trousers and skirts finds skirts."""
     from mrcnn.predictor import Predictor
     from mrcnn.siblings.sleeves import read_head
@@ -304,11 +310,10 @@ def test_command_from_pictures_to_refined_results(small_weights, golden_images, 
     command += ["--precision", "float32", "--batch_size", 1, "--passes", 1, "--margin", 0.2]
     command += ["--samples", tmp_path / "samples", "--data"]
     assert main(list(map(str, [*command, tmp_path / "data"]))) == 0
-    assert "margin 0.20; used if asked for" in capsys.readouterr().out
+    assert "margin 0.20; used with --sleeve_refine" in capsys.readouterr().out
     assert len(list((tmp_path / "samples").glob("*.npz"))) == 1
-    (plain,) = Predictor.load(tmp_path / "with.h5", **settings)([image])
     (refined,) = Predictor.load(tmp_path / "with.h5", sleeve_refine=True, **settings)([image])
-    assert 8 in plain.class_ids and set(refined.class_ids) == {9}
+    assert 8 in seen.class_ids and set(refined.class_ids) == {9}
     # Again, from the features that were kept, it makes the same head.
     written = read_head(tmp_path / "with.h5", DEEPFASHION2)
     assert main(list(map(str, [*command, tmp_path / "data"]))) == 0

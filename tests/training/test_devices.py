@@ -24,17 +24,25 @@ class Four(SmallConfig):
     STEPS_PER_EPOCH = 3
 
 
-def train_here(folder, **options):
+def new_model(folder):
     import keras
 
     from mrcnn.model import MaskRCNN
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
-    model = MaskRCNN("training", Four(), str(folder))
+    return MaskRCNN("training", Four(), str(folder))
+
+
+def weights_in(model):
+    return [v.numpy() for v in model.keras_model.variables]
+
+
+def train_here(folder, **options):
+    model = new_model(folder)
     options = {"seed": 5, "workers": 0, "show_progress": False, **options}
     rows = model.train(shapes(8), shapes(4), 0.01, 1, "all", **options)
-    return rows[0], [v.numpy() for v in model.keras_model.variables]
+    return rows[0], weights_in(model)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def no_process_is_left():
     STARTED.clear()
 
 
-def start(folder, devices, pictures, epochs, task=None, ports=(), job=None):
+def start(folder, devices, images, epochs, task=None, ports=(), job=None):
     environment = dict(os.environ)
     if job is not None:
         environment |= slurm(task, "localhost", "2", 2, job)
@@ -68,7 +76,7 @@ def start(folder, devices, pictures, epochs, task=None, ports=(), job=None):
         workers = [f"localhost:{port}" for port in ports]
         task = {"type": "worker", "index": task}
         environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
-    command = [sys.executable, WORKER, folder, devices, pictures, epochs]
+    command = [sys.executable, WORKER, folder, devices, images, epochs]
     process = subprocess.Popen(
         list(map(str, command)),
         env=environment,
@@ -112,20 +120,9 @@ def test_the_steps_change_the_weights(alone):
     """Else the comparisons below would say nothing."""
     row, weights = alone
     assert row["mrcnn_mask_loss"] > 0 and row["mrcnn_bbox_loss"] > 0
-    _, start_ = train_here_untrained()
-    moved = [np.abs(a - b).max() for a, b in zip(weights, start_, strict=True)]
+    before = weights_in(new_model("logs"))
+    moved = [np.abs(a - b).max() for a, b in zip(weights, before, strict=True)]
     assert sum(m > 1e-4 for m in moved) > 50
-
-
-def train_here_untrained():
-    import keras
-
-    from mrcnn.model import MaskRCNN
-
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(1)
-    model = MaskRCNN("training", Four(), "logs")
-    return None, [v.numpy() for v in model.keras_model.variables]
 
 
 def test_a_batch_in_parts_equals_the_whole_batch(alone, tmp_path):
@@ -137,12 +134,13 @@ def test_a_batch_in_parts_equals_the_whole_batch(alone, tmp_path):
 
 
 def test_two_devices_equal_one(alone, tmp_path):
-    process = start(tmp_path, devices=2, pictures=2, epochs=1)
+    process = start(tmp_path, devices=2, images=2, epochs=1)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     check_equal(weights_of(tmp_path, 0), alone[1])
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_and_only_the_chief_writes(alone, tmp_path):
     ports = free_ports(2)
     processes = [start(tmp_path, 1, 2, 1, task, ports) for task in (0, 1)]
@@ -157,6 +155,7 @@ def test_two_processes_equal_one_and_only_the_chief_writes(alone, tmp_path):
         assert row[name] == pytest.approx(alone[0][name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_lost_process_stops_the_other_and_the_run_goes_on(tmp_path):
     ports = free_ports(2)
     chief, other = (start(tmp_path, 1, 2, 1000, task, ports) for task in (0, 1))
@@ -203,6 +202,7 @@ def test_more_devices_than_there_are(monkeypatch):
     assert find_cluster().replicas == 1
 
 
+@pytest.mark.slow
 def test_two_tasks_of_slurm_equal_one_process(alone, tmp_path):
     """On machines without GPUs too."""
     job = os.getpid()  # the ports follow from it

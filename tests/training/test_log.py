@@ -29,10 +29,10 @@ def table(folder):
 
 
 def check_png(data):
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.format == "PNG"
-        picture.load()
-        pixels = np.asarray(picture.convert("RGB"))
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
+        image.load()
+        pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape[0] > 300 and pixels.shape[1] > 500
     return pixels
 
@@ -284,19 +284,19 @@ def test_tensorboard_reads_the_rows(tmp_path):
 
 
 @pytest.mark.tf
-def test_tensorboard_shows_pictures(tmp_path):
+def test_tensorboard_shows_images(tmp_path):
     image = np.zeros((4, 6, 3), np.uint8)
     image[1:3, 2:5] = (10, 200, 30)
-    RunLog(tmp_path, tensorboard=True).picture("sample 0", image, 7)
+    RunLog(tmp_path, tensorboard=True).add_image("sample 0", image, 7)
     (event,) = events(tmp_path).Tensors("sample 0")
     width, height, data = event.tensor_proto.string_val
     assert event.step == 7 and (int(width), int(height)) == (6, 4)
-    with Image.open(io.BytesIO(data)) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), image)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), image)
 
 
 def test_without_tensorboard_there_are_no_such_files(tmp_path):
     log = RunLog(tmp_path)
-    log.picture("sample", np.zeros((2, 2, 3), np.uint8), 1)
+    log.add_image("sample", np.zeros((2, 2, 3), np.uint8), 1)
     log.write(row(1))
     assert not (tmp_path / "tensorboard").exists()

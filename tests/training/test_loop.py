@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mrcnn import utils
-from tests.helpers.shapes import ShapesConfig, SmallConfig, shapes
+from tests.helpers.shapes import SmallConfig, shapes
 
 pytestmark = pytest.mark.tf
 
@@ -18,24 +20,32 @@ class Loader:
 
     wait_seconds = 0.0
 
-    def __init__(self, batches):
+    def __init__(self, batches, kind="train"):
         self.batches = batches
+        infos = [{"path": f"{kind}_{int(batch)}.jpg"} for batch in batches]
+        self.dataset = SimpleNamespace(image_info=infos)
 
     def epoch(self, number, steps=None, start=0):
-        for batch in self.batches[start:steps]:
-            yield [np.array([batch])]
+        for i, batch in enumerate(self.batches[start:steps], start):
+            yield [np.array([batch]), [[i]]]
 
 
 class OneWeight:
-    """A trainer of loss = (w - batch)^2 with plain numbers: `fit` needs no network."""
+    """A trainer of loss = (w - batch)^2 with plain numbers: the loop needs no network."""
 
     def __init__(self):
         import keras
 
+        from mrcnn.training.devices import Cluster
+
+        self.cluster = Cluster(None)
         self.model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         self.optimizer = keras.optimizers.SGD(0.1)
         self.model.compile(optimizer=self.optimizer)
         self.weight, self.rates, self.step = 0.0, [], 0
+
+    def in_any_process(self, flag):
+        return flag
 
     def averaged(self):
         from contextlib import nullcontext
@@ -63,23 +73,33 @@ class OneWeight:
         return {"loss": (self.weight - float(batch[0][0])) ** 2, "rpn_class_loss": 0.0}
 
 
-def plan(folder, steps, **options):
+def loop_of(trainer, batches, folder, **values):
+    """A `Loop` of two epochs; values are its fields, or those of its options."""
     from mrcnn.training.checkpoints import Checkpoints
     from mrcnn.training.log import RunLog
-    from mrcnn.training.loop import Training
+    from mrcnn.training.loop import Loop
+    from mrcnn.training.options import TrainingOptions
 
-    values = {"epochs": 2, "steps_per_epoch": steps, "validation_steps": 1, "show_progress": False}
-    values["checkpoints"] = Checkpoints(folder, "made_up")
-    values["save_weights"] = lambda path: path.write_bytes(b"weights")
-    values["log"] = RunLog(folder)
-    return Training(**{**values, **options})
+    own = {"epochs": 2, "validation_steps": 1, "stage": "all", "save_weights": None}
+    own["save_weights"] = lambda path: path.write_text(f"after {trainer.step} steps")
+    own |= {name: values.pop(name) for name in [*own, "progress"] if name in values}
+    options = TrainingOptions(show_progress=False, **values)
+    loop = Loop(
+        trainer, Loader(batches), Loader([1.0], "val"), options, steps_per_epoch=len(batches), **own
+    )
+    loop.checkpoints, loop.log = Checkpoints(folder, "made_up"), RunLog(folder)
+    return loop
 
 
-def run(trainer, batches, folder, progress=None, **options):
-    from mrcnn.training.loop import fit
+def run(trainer, batches, folder, **values):
+    return loop_of(trainer, batches, folder, **values).run()
 
-    chosen = plan(folder, len(batches), **options)
-    return fit(trainer, Loader(batches), Loader([1.0]), chosen, progress)
+
+def resumed(trainer, batches, folder, **values):
+    """A loop that goes on from the folder's newest checkpoint."""
+    loop = loop_of(trainer, batches, folder, **values)
+    loop.restore(loop.checkpoints.restore())
+    return loop
 
 
 def epochs_on_disk(folder):
@@ -106,7 +126,8 @@ def test_the_schedule_sees_the_step_of_the_whole_training(tmp_path):
 
     schedule = CosineSchedule(0.1, 8)
     trainer = OneWeight()
-    run(trainer, [1.0, 1.0], tmp_path, Progress(epoch=2), epochs=4, schedule=schedule)
+    start = Progress(epoch=2)
+    run(trainer, [1.0, 1.0], tmp_path, progress=start, epochs=4, schedule=schedule)
     assert trainer.rates == pytest.approx([schedule.rate(step) for step in (4, 5, 6, 7)])
 
 
@@ -151,20 +172,11 @@ def test_early_stopping_keeps_the_best(tmp_path):
         def validate(self, batch):
             return {"loss": float(abs(self.step - 2))}  # best after epoch 2
 
-    kept = plan(tmp_path, 1, epochs=20, early_stopping=3)
-    kept.save_weights = lambda path: path.write_text(f"after {trainer.step} steps")
-    trainer = Worse()
-    from mrcnn.training.loop import fit
-
-    rows = fit(trainer, Loader([1.0]), Loader([1.0]), kept)
-    assert len(rows) == 5
+    assert len(run(Worse(), [1.0], tmp_path, epochs=20, early_stopping=3)) == 5
     assert (tmp_path / "best.h5").read_text() == "after 2 steps"
 
 
 def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import fit, resume
-
     class Worse(OneWeight):
         def validate(self, batch):
             return {"loss": float(self.step)}
@@ -172,24 +184,19 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     rows = run(Worse(), [1.0], tmp_path, epochs=9, early_stopping=2)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for patience, epochs in ((2, []), (3, [4])):
-        again = plan(tmp_path, 1, epochs=9, early_stopping=patience)
-        trainer = Worse()
-        progress = resume(trainer, Checkpoints(tmp_path, "made_up").restore(), again)
-        more = fit(trainer, Loader([1.0]), Loader([1.0]), again, progress)
-        assert [row["epoch"] for row in more] == epochs
+        again = resumed(Worse(), [1.0], tmp_path, epochs=9, early_stopping=patience)
+        assert [row["epoch"] for row in again.run()] == epochs
 
 
 def test_early_stopping_counts_from_the_start_of_a_stage(tmp_path):
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import Progress, resume
+    from mrcnn.training.loop import Progress
 
     # The best epoch was the first of the stage before, 5 epochs ago.
     before = Progress(6, best=0.0, best_epoch=1, since=6)
     rows = run(OneWeight(), [1.0], tmp_path, progress=before, epochs=20, early_stopping=3)
     assert [row["epoch"] for row in rows] == [7, 8, 9]
-    saved = Checkpoints(tmp_path, "made_up").restore()
-    assert resume(OneWeight(), saved, plan(tmp_path, 1)).since == 6
-    assert resume(OneWeight(), saved, plan(tmp_path, 1, stage="another")).since == 9
+    assert resumed(OneWeight(), [1.0], tmp_path).progress.since == 6
+    assert resumed(OneWeight(), [1.0], tmp_path, stage="another").progress.since == 9
 
 
 def test_a_score_judges_epochs(tmp_path):
@@ -201,60 +208,36 @@ def test_a_score_judges_epochs(tmp_path):
     assert best == (tmp_path / "mask_rcnn_made_up_0002.h5").stat().st_ino
 
 
-def test_a_loss_that_is_not_finite_names_pictures_and_keeps_checkpoints(tmp_path):
+def test_a_loss_that_is_not_finite_names_images_and_keeps_checkpoints(tmp_path):
     class Breaks(OneWeight):
         def train(self, batch):
             losses = super().train(batch)
             broken = float("nan") if self.step == 4 else 0.5
             return {**losses, "loss": broken, "mrcnn_mask_loss": broken}
 
-    options = {"describe": lambda batch: [f"picture_{int(batch[0][0])}.jpg"]}
     with pytest.raises(FloatingPointError) as caught:
-        run(Breaks(), [5.0, 7.0], tmp_path, **options)
+        run(Breaks(), [5.0, 7.0], tmp_path)
     text = str(caught.value)
     assert f"the checkpoints in {tmp_path} stay" in text
     assert "loss, mrcnn_mask_loss not finite in epoch 2, step 2" in text
-    assert "picture_7.jpg" in text and "lower the learning rate" in text and str(tmp_path) in text
+    assert (
+        "images of this step: train_7.jpg" in text
+        and "lower the learning rate" in text
+        and str(tmp_path) in text
+    )
     assert (tmp_path / "mask_rcnn_made_up_0001.h5").exists()
     assert not (tmp_path / "mask_rcnn_made_up_0002.h5").exists()
 
 
-def test_a_validation_that_is_not_finite_names_its_own_pictures(tmp_path):
+def test_a_validation_that_is_not_finite_names_its_own_images(tmp_path):
     class Breaks(OneWeight):
         def validate(self, batch):
             return {"loss": float("inf")}
 
-    options = {
-        "describe": lambda batch: ["a training image"],
-        "describe_validation": lambda batch: [f"validation_{int(batch[0][0])}.jpg"],
-    }
     with pytest.raises(FloatingPointError, match="the validation after epoch 1, step 1") as caught:
-        run(Breaks(), [5.0, 7.0], tmp_path, **options)
-    assert "validation_1.jpg" in str(caught.value) and "a training" not in str(caught.value)
+        run(Breaks(), [5.0, 7.0], tmp_path)
+    assert "val_1.jpg" in str(caught.value) and "train_" not in str(caught.value)
     assert f"no checkpoint was written to {tmp_path}" in str(caught.value)
-
-
-def test_pictures_are_named_by_the_data_set_they_are_of(tmp_path):
-    from types import SimpleNamespace
-
-    from mrcnn.training import run as runner
-
-    sets = [utils.Dataset(), utils.Dataset()]
-    for i, dataset in enumerate(sets):
-        for j in range(2):
-            dataset.add_image("own", j, f"{i}{j}.jpg")
-    model = SimpleNamespace(
-        config=ShapesConfig(),
-        cluster=SimpleNamespace(is_chief=True),
-        log_dir=tmp_path,
-        run_name="made_up",
-        save_weights=None,
-    )
-    batch = [None, np.array([[1.0, 0], [0.0, 0]])]
-    chosen = runner.make_plan(model, sets, 1, "all", runner.Options())
-    assert chosen.describe(batch) == ["01.jpg", "00.jpg"]
-    assert chosen.describe_validation(batch) == ["11.jpg", "10.jpg"]
-    runner.make_plan(model, (sets[0], None), 1, "all", runner.Options())
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -276,8 +259,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_saves_and_goes_on_from_there(tmp_path, number):
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import TrainingStopped, fit, resume
+    from mrcnn.training.stopping import TrainingStopped
 
     class Signalled(OneWeight):
         def train(self, batch):
@@ -295,21 +277,18 @@ def test_a_signal_ends_the_step_saves_and_goes_on_from_there(tmp_path, number):
     assert signal.getsignal(number) is before
     assert (tmp_path / "interrupted.h5").exists()
 
-    saved = Checkpoints(tmp_path, "made_up").restore()
-    assert (saved.info["epoch"], saved.info["step"]) == (1, 1)
-    resumed = OneWeight()
-    again = plan(tmp_path, 3)
-    progress = resume(resumed, saved, again)
-    (row,) = fit(resumed, Loader([1.0, 2.0, 3.0]), Loader([1.0]), again, progress)
-    assert resumed.weight == straight.weight and resumed.step == 6
+    trainer = OneWeight()
+    again = resumed(trainer, [1.0, 2.0, 3.0], tmp_path)
+    assert (again.progress.epoch, again.progress.step) == (1, 1)
+    (row,) = again.run()
+    assert trainer.weight == straight.weight and trainer.step == 6
     assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
     assert not (tmp_path / "interrupted.h5").exists()
 
 
 def test_a_signal_during_validation_keeps_the_steps_of_the_epoch(tmp_path):
     """Validation can take longer than a scheduler waits between its SIGTERM and its SIGKILL."""
-    from mrcnn.training.checkpoints import Checkpoints
-    from mrcnn.training.loop import TrainingStopped, fit, resume
+    from mrcnn.training.stopping import TrainingStopped
 
     class Signalled(OneWeight):
         def validate(self, batch):
@@ -322,17 +301,16 @@ def test_a_signal_during_validation_keeps_the_steps_of_the_epoch(tmp_path):
     rows = run(straight, [1.0, 2.0], tmp_path / "straight")
     with pytest.raises(TrainingStopped, match="in the validation after epoch 2; saved in"):
         run(Signalled(), [1.0, 2.0], tmp_path)
-    saved = Checkpoints(tmp_path, "made_up").restore()
-    assert (saved.info["epoch"], saved.info["step"]) == (1, 2)
-    resumed, again = OneWeight(), plan(tmp_path, 2)
-    progress = resume(resumed, saved, again)
-    (row,) = fit(resumed, Loader([1.0, 2.0]), Loader([1.0]), again, progress)
-    assert resumed.weight == straight.weight and resumed.step == 4
+    trainer = OneWeight()
+    again = resumed(trainer, [1.0, 2.0], tmp_path)
+    assert (again.progress.epoch, again.progress.step) == (1, 2)
+    (row,) = again.run()
+    assert trainer.weight == straight.weight and trainer.step == 4
     assert row["loss"] == rows[1]["loss"] and row["val_loss"] == rows[1]["val_loss"]
 
 
 def test_a_signal_after_an_epoch_does_not_begin_another(tmp_path):
-    from mrcnn.training.loop import TrainingStopped
+    from mrcnn.training.stopping import TrainingStopped
 
     trainer = OneWeight()
 
@@ -347,7 +325,7 @@ def test_a_signal_after_an_epoch_does_not_begin_another(tmp_path):
 
 
 def test_a_signal_is_noticed_though_the_terminal_is_gone(monkeypatch):
-    from mrcnn.training.loop import stop_signals
+    from mrcnn.training.stopping import stop_signals
 
     def broken(*args, **options):
         raise BrokenPipeError
@@ -402,65 +380,68 @@ def train(model, epochs, **options):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run of four epochs at a stretch."""
+    """A run of three epochs at a stretch."""
     model = start(tmp_path_factory.mktemp("straight"))
-    return model, train(model, 4)
+    return model, train(model, 3)
 
 
-def files(model):
-    """Arrays of the last checkpoint's two files."""
+def state(model):
+    """The last checkpoint: bytes of the weights file, arrays, and info."""
     from mrcnn.training.checkpoints import Checkpoints
 
-    saved = Checkpoints(model.log_dir, model.run_name).restore()
-    return saved.weights.read_bytes(), saved.arrays, saved.info
+    checkpoint = Checkpoints(model.log_dir, model.run_name).restore()
+    return checkpoint.weights.read_bytes(), checkpoint.arrays, checkpoint.info
 
 
-def same(ours, theirs):
+def check_same(ours, theirs):
     assert ours[0] == theirs[0]  # the weights file, byte by byte
     assert set(ours[1]) == set(theirs[1]) and len(ours[1]) > 100
     for name, array in ours[1].items():
         assert array.tobytes() == theirs[1][name].tobytes(), name
-    drop = ("seconds", "waited")
-    assert {k: v for k, v in ours[2].items() if k not in drop} == {
-        k: v for k, v in theirs[2].items() if k not in drop
-    }
+    for info in (ours[2], theirs[2]):
+        info.pop("seconds"), info.pop("waited")
+    assert ours[2] == theirs[2]
 
 
-def test_two_and_two_epochs_equal_four_to_the_bit(straight, tmp_path):
-    expected, rows = straight
-    first = start(tmp_path)
-    train(first, 2)
-    second = start(tmp_path, seed=99)  # its random start is overwritten
-    second.resume()
-    assert second.epoch == 2 and second.log_dir == first.log_dir
-    more = train(second, 4)
-    same(files(second), files(expected))
-    for ours, theirs in zip(more, rows[2:], strict=True):
-        for name in theirs:
-            if name not in ("seconds", "data_wait_share"):
-                assert ours[name] == theirs[name], name
-    assert epochs_on_disk(tmp_path / second.log_dir) == [1, 2, 3, 4]
-    run_json = json.loads((tmp_path / second.log_dir / "run.json").read_text())
-    assert len(run_json["resumed"]) == 1 and run_json["seed"] == 4
+def copy_as_after(epoch, source, folder):
+    """A copy of a run as it was after an epoch, as far as going on from it needs."""
+    shutil.copytree(source, folder)
+    listing = folder / "checkpoints.json"
+    entries = [e for e in json.loads(listing.read_text()) if e["epoch"] <= epoch]
+    listing.write_text(json.dumps(entries))
 
 
-def test_interrupted_in_an_epoch_equals_never_interrupted(straight, tmp_path):
+def test_a_run_that_is_resumed_and_interrupted_equals_one_that_is_not(straight, tmp_path):
+    """To the bit: from the end of an epoch, and from the middle of one."""
     import keras
 
-    from mrcnn.training.loop import TrainingStopped
+    from mrcnn.training.stopping import TrainingStopped
 
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.optimizer.iterations.numpy() == 5:  # epoch 3, step 1
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    first = start(tmp_path)
+    expected, rows = straight
+    folder = tmp_path / os.path.basename(expected.log_dir)
+    copy_as_after(2, expected.log_dir, folder)
+    first = start(tmp_path, seed=99)  # its random start is overwritten
+    first.resume()
+    assert first.epoch == 2 and first.log_dir == str(folder)
     with pytest.raises(TrainingStopped, match="epoch 3, step 1"):
-        train(first, 4, custom_callbacks=[Stop()])
+        train(first, 3, custom_callbacks=[Stop()])
     second = start(tmp_path, seed=98)
     assert second.resume().name == "interrupted.h5"
-    train(second, 4)
-    same(files(second), files(straight[0]))
+    (row,) = train(second, 3)
+    check_same(state(second), state(expected))
+    timings = ("seconds", "data_wait_share")
+    assert {k: v for k, v in row.items() if k not in timings} == {
+        k: v for k, v in rows[2].items() if k not in timings
+    }
+    assert epochs_on_disk(folder) == [1, 2, 3]
+    run_json = json.loads((folder / "run.json").read_text())
+    assert len(run_json["resumed"]) == 2 and run_json["seed"] == 4
+    assert run_json["pictures"] == {"train": 6, "validation": 2}
 
 
 def test_averages_are_what_is_saved(straight):
@@ -468,11 +449,11 @@ def test_averages_are_what_is_saved(straight):
     model, _ = straight
     assert model.keras_model.get_layer("mrcnn_class_loss").options == {"label_smoothing": 0.1}
     assert model.keras_model.get_layer("mrcnn_class_dropout2").rate == 0.2
-    content = files(model)[1]
+    content = state(model)[1]
     kernel = model.keras_model.get_layer("mrcnn_class_logits").kernel.numpy()
     import h5py
 
-    with h5py.File(model.checkpoint_path.format(epoch=4)) as file:
+    with h5py.File(model.checkpoint_path.format(epoch=3)) as file:
         saved = file["mrcnn_class_logits/mrcnn_class_logits/kernel:0"][()]
     assert not np.array_equal(saved, kernel)
     np.testing.assert_array_equal(content["weights/mrcnn_class_logits.kernel"], kernel)
@@ -487,47 +468,50 @@ def test_a_checkpoint_of_other_options_is_refused(straight, tmp_path):
 
     other = MaskRCNN("training", NoAverages(), str(tmp_path))
     other.resume(straight[0].log_dir)
-    data = shapes(6), None
     other.log_dir = str(tmp_path / "elsewhere")
     # One weight less to average is fine, another set of layers is not.
+    other.resumed.info["stage"] = "heads"
     with pytest.raises(ValueError, match="other layers, optimizer or EMA_DECAY"):
-        other.saved.info["stage"] = "heads"
-        other.train(*data, 0.02, 9, "heads", seed=4, show_progress=False)
+        other.train(shapes(6), None, 0.02, 9, "heads", seed=4, show_progress=False)
 
 
-def test_dry_run_trains_nothing_and_finds_missing_pictures(tmp_path, capsys):
+def test_dry_run_trains_nothing_and_finds_missing_images(tmp_path, capsys):
     from mrcnn.training.preflight import PreflightError
 
     model = start(tmp_path / "logs")
     before = [v.numpy() for v in model.keras_model.variables]
-    assert train(model, 2, dry_run=True, show_progress=True) == []
+    options = {"dry_run": True, "seed": 4}
+    assert model.train(shapes(6), shapes(2), 0.02, 2, "heads", **options) == []
     assert "a step takes about" in capsys.readouterr().out
     for old, variable in zip(before, model.keras_model.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
-    assert not list((tmp_path / "logs").rglob("*.h5"))
+    assert not (tmp_path / "logs").exists()
 
     broken = shapes(6)
     broken.image_info[2]["path"] = str(tmp_path / "gone.jpg")
     broken.load_image = lambda image_id: utils.Dataset.load_image(broken, image_id)
     with pytest.raises(PreflightError, match="gone.jpg does not exist"):
-        model.train(broken, None, 0.02, 1, "all", check=True, show_progress=False)
+        model.train(broken, None, 0.02, 1, "heads", check=True, show_progress=False)
 
 
-def test_stages_that_are_resumed_at_their_border_equal_those_that_are_not(tmp_path):
+def test_options_that_do_not_exist_are_refused(straight):
+    with pytest.raises(TypeError, match="early_stoping"):
+        train(straight[0], 3, early_stoping=1)
+
+
+def test_a_stage_that_is_resumed_at_its_border_equals_one_that_is_not(straight, tmp_path):
     """A new stage begins with a new optimizer, but with the weights and not their averages."""
-    from mrcnn.model import MaskRCNN
 
-    def stages(model, numbers):
-        for number in numbers:
-            options = {"stage": f"{number}:heads", "seed": 4, "show_progress": False}
-            model.train(shapes(4), None, 0.02, number + 1, "heads", **options)
+    def train_heads(model):
+        options = {"stage_name": "1:heads", "seed": 4, "show_progress": False}
+        model.train(shapes(4), None, 0.02, 4, "heads", **options)
 
-    first = start(tmp_path / "one")
-    stages(first, (0, 1))
-    second = start(tmp_path / "two")
-    stages(second, (0,))
-    third = start(tmp_path / "two", seed=97)
-    third.resume()
-    stages(third, (1,))
-    assert isinstance(third, MaskRCNN) and third.epoch == 2
-    same(files(third), files(first))
+    first, _ = straight  # the last test that needs it
+    folder = tmp_path / os.path.basename(first.log_dir)
+    shutil.copytree(first.log_dir, folder)
+    train_heads(first)
+    second = start(tmp_path, seed=97)
+    second.resume()
+    train_heads(second)
+    assert second.epoch == 4 and second.log_dir == str(folder)
+    check_same(state(second), state(first))

@@ -16,7 +16,7 @@ from mrcnn.training.preflight import (
     check_classes,
     check_disk,
     check_files,
-    check_pictures,
+    check_images,
     try_step,
 )
 
@@ -39,7 +39,7 @@ class Labels(Dataset):
         return np.array(self.image_info[image_id]["annotations"], np.int32)
 
 
-def pictures(folder, count, width=40, height=30, kind="jpg"):
+def images(folder, count, width=40, height=30, kind="jpg"):
     rng = np.random.default_rng(1)
     paths = [folder / f"{i}.{kind}" for i in range(count)]
     for path in paths:
@@ -54,11 +54,11 @@ def cut(path):
 # --- Files --------------------------------------------------------------------------------------
 
 
-def test_every_picture_file_is_looked_for(tmp_path):
+def test_every_image_file_is_looked_for(tmp_path):
     """A sample would hardly meet the one of thousands that is missing."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    paths = pictures(tmp_path / "a", 3) + pictures(tmp_path / "b", 3)
+    paths = images(tmp_path / "a", 3) + images(tmp_path / "b", 3)
     assert check_files(Labels([*paths, None]), "train") == []
     assert check_files(Labels([]), "train") == []
     paths[4].unlink()
@@ -69,7 +69,7 @@ def test_every_picture_file_is_looked_for(tmp_path):
 
 
 def test_files_that_are_there_though_not_listed_are_not_missing(tmp_path, monkeypatch):
-    paths = pictures(tmp_path, 2)
+    paths = images(tmp_path, 2)
     monkeypatch.setattr(preflight, "_listing", lambda folder: set())
     assert check_files(Labels(paths), "train") == []
 
@@ -77,30 +77,30 @@ def test_files_that_are_there_though_not_listed_are_not_missing(tmp_path, monkey
 # --- Images -----------------------------------------------------------------------------------
 
 
-def test_sound_pictures_pass(tmp_path):
-    paths = pictures(tmp_path, 3)
-    assert check_pictures(Labels(paths, width=40, height=30), "train") == []
-    assert check_pictures(Labels(map(str, paths)), "train") == []
-    assert check_pictures(Labels(paths, width=None, height=None), "train") == []
-    assert check_pictures(Labels([]), "train") == []
+def test_sound_images_pass(tmp_path):
+    paths = images(tmp_path, 3)
+    assert check_images(Labels(paths, width=40, height=30), "train") == []
+    assert check_images(Labels(map(str, paths)), "train") == []
+    assert check_images(Labels(paths, width=None, height=None), "train") == []
+    assert check_images(Labels([]), "train") == []
 
 
-def test_drawn_pictures_pass():
+def test_drawn_images_pass():
     class Drawn(Labels):
         def load_image(self, image_id):
             raise AssertionError("drawing takes time, and no file can be wrong")
 
-    assert check_pictures(Drawn([None, "", None], width=9, height=9), "train") == []
+    assert check_images(Drawn([None, "", None], width=9, height=9), "train") == []
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 def test_damage_is_found_and_named(tmp_path, kind):
-    paths = pictures(tmp_path, 5, kind=kind)
+    paths = images(tmp_path, 5, kind=kind)
     paths[0].unlink()
     cut(paths[1])  # its head is sound: only reading all of it shows that half is gone
     paths[2].write_bytes(b"<html>not found</html>")
     paths[3].write_bytes(b"")
-    findings = check_pictures(Labels(paths, width=40, height=30), "validation")
+    findings = check_images(Labels(paths, width=40, height=30), "validation")
     assert [f.split(" ")[1] for f in findings] == [str(p) for p in paths[:4]]
     assert all(f.startswith("validation: ") for f in findings)
     for finding, words in zip(
@@ -109,25 +109,25 @@ def test_damage_is_found_and_named(tmp_path, kind):
         assert words in finding
 
 
-def test_pictures_of_another_size_are_found(tmp_path):
-    paths = pictures(tmp_path, 2)
+def test_images_of_another_size_are_found(tmp_path):
+    paths = images(tmp_path, 2)
     turned = Image.open(paths[1])
     exif = turned.getexif()
     exif[0x0112] = 6  # lies on its side: annotations are for the pixels as stored
     turned.save(paths[1], exif=exif)
-    assert check_pictures(Labels(paths, width=40, height=30), "train") == []
-    findings = check_pictures(Labels(paths[:1], width=30, height=40), "train")
+    assert check_images(Labels(paths, width=40, height=30), "train") == []
+    findings = check_images(Labels(paths[:1], width=30, height=40), "train")
     assert findings == [
         f"train: {paths[0]} is 40x30 (width x height) but its annotations are for 30x40"
     ]
 
 
-def test_pictures_of_a_coco_file(tmp_path):
-    (path,) = pictures(tmp_path, 1)
+def test_images_of_a_coco_file(tmp_path):
+    (path,) = images(tmp_path, 1)
     coco = CocoDataset()
     coco.add_image("own", 1, str(path), width=40, height=31, annotations=[])
     coco.prepare()
-    (finding,) = check_pictures(coco, "train")
+    (finding,) = check_images(coco, "train")
     assert finding.startswith(f"train: {path} is 40x30 (width x height) but its annotations")
     assert finding.count(str(path)) == 1
 
@@ -137,27 +137,27 @@ def test_whatever_reading_raises_is_a_finding(tmp_path):
         def load_image(self, image_id):
             raise [KeyError("colour"), RuntimeError()][image_id]
 
-    findings = check_pictures(Own(["a.raw", "b.raw"]), "train")
+    findings = check_images(Own(["a.raw", "b.raw"]), "train")
     assert findings == ["train: a.raw: 'colour'", "train: b.raw: RuntimeError"]
 
 
 def test_many_findings_are_counted(tmp_path):
     paths = [tmp_path / f"{i}.jpg" for i in range(9)]
-    assert len(check_pictures(Labels(paths[:5]), "train")) == 5
-    findings = check_pictures(Labels(paths), "train")
+    assert len(check_images(Labels(paths[:5]), "train")) == 5
+    findings = check_images(Labels(paths), "train")
     assert len(findings) == 6 and findings[5] == "train: and 4 more of the 9 images read"
 
 
 def test_a_sample_depends_on_the_seed_alone(tmp_path):
     paths = [tmp_path / f"{i}.jpg" for i in range(400)]
-    few = [check_pictures(Labels(paths), "train", seed, sample=4) for seed in (0, 0, 1)]
+    few = [check_images(Labels(paths), "train", seed, sample=4) for seed in (0, 0, 1)]
     assert few[0] == few[1] != few[2] and [len(f) for f in few] == [4, 4, 4]
-    assert check_pictures(Labels(paths), "train")[5].endswith("195 more of the 200 images read")
+    assert check_images(Labels(paths), "train")[5].endswith("195 more of the 200 images read")
 
 
-def test_slow_pictures_are_fewer(tmp_path, monkeypatch):
+def test_slow_images_are_fewer(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "SECONDS", -1)
-    assert len(check_pictures(Labels([tmp_path / "1.jpg", tmp_path / "2.jpg"]), "train")) == 1
+    assert len(check_images(Labels([tmp_path / "1.jpg", tmp_path / "2.jpg"]), "train")) == 1
 
 
 # --- Classes ------------------------------------------------------------------------------------
@@ -267,12 +267,12 @@ class Trainer:
     def __init__(self, *answers):
         self.answers, self.batches = list(answers), []
 
-    def try_out(self, batch):
+    def gradients(self, batch):
         self.batches.append(batch)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer, []
 
 
 BATCH = [np.zeros((4, 8, 8, 3), np.float32)]
