@@ -47,10 +47,8 @@ def compute_iou(
     """Intersection over union of one box with many.
 
     Args:
-        box: [(y1, x1, y2, x2)] in the frame of boxes.
-        boxes: [N, (y1, x1, y2, x2)].
-        box_area: area of box, a number.
-        boxes_area: [N]. The caller computes the areas once, which saves time.
+        box, boxes: [4] and [N, (y1, x1, y2, x2)] in one frame.
+        box_area, boxes_area: number and [N]; callers compute them once, which saves time.
 
     Returns:
         [N] float, 0 where both areas are 0; float32 if all inputs are, else float64.
@@ -205,14 +203,9 @@ def trim_zeros(x: ArrayLike) -> np.ndarray:
 
 
 def backbone_shapes(image_shape: Shape, strides: ArrayLike) -> np.ndarray:
-    """Sizes of the feature maps of an image.
+    """Sizes of the feature maps of a molded image, [levels, (height, width)] int64 cells.
 
-    Args:
-        image_shape: (height, width, ...) of the molded image.
-        strides: [levels] pixels of the image for one cell of the map.
-
-    Returns:
-        [levels, (height, width)] int64 cells, rounded up.
+    strides: [levels] pixels of the image for one cell; sizes are rounded up.
     """
     sides = np.asarray(image_shape[:2], np.int64)
     return -(-sides // np.asarray(strides, np.int64)[:, None])
@@ -285,16 +278,10 @@ def pyramid_anchors(
     anchor_stride: int,
     shapes: ArrayLike | None = None,
 ) -> np.ndarray:
-    """The anchors of an image.
+    """`generate_pyramid_anchors` for a molded image.
 
-    Args:
-        image_shape: (height, width, ...) of the molded image.
-        scales, ratios, strides, anchor_stride: as for `generate_pyramid_anchors`.
-        shapes: [levels, (height, width)] cells of the feature maps, for backbones of one's own;
-            None takes those of `backbone_shapes`.
-
-    Returns:
-        [A, (y1, x1, y2, x2)] float64 pixels of the molded image.
+    shapes: [levels, (height, width)] cells of the feature maps, if the backbone is not one of
+    ours; None takes those of `backbone_shapes`.
     """
     if shapes is None:
         shapes = backbone_shapes(image_shape, strides)

@@ -21,10 +21,8 @@ from mrcnn.core.reading import read_image as read_image
 # Temporaries of the resizing loop hold about this many numbers, so that they stay in cache.
 _BLOCK = 1 << 16
 
-
-# Fixed sides of boxes and images: (y1, x1, y2, x2), (top, bottom) of each axis.
-Window = tuple[int, int, int, int]
-Padding = list[tuple[int, int]]
+Window = tuple[int, int, int, int]  # (y1, x1, y2, x2), or (y, x, height, width) of a crop
+Padding = list[tuple[int, int]]  # (before, after) of each axis
 
 
 def resize(
@@ -118,11 +116,8 @@ def _neighbours(
 
 
 def edge_fades(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `resize` from `old` to `new` pixels leaves of the outermost ones.
-
-    Returns:
-        (indices, factors): of the new pixels that are interpolated towards 0 beyond the border.
-    """
+    """(indices, factors) of the pixels that `resize` from `old` to `new` pixels interpolates
+    towards 0 beyond the border."""
     _, shares = _neighbours(old, new, slice(None), np.dtype(np.float64), True)
     kept = shares.sum(axis=0)
     indices = np.flatnonzero(kept < 1 - 1e-9)
@@ -263,15 +258,8 @@ def scaled_shape(shape: Shape, scale: float) -> tuple[int, int]:
 def resize_mask(
     mask: np.ndarray, scale: float, padding: Padding, crop: Window | None = None
 ) -> np.ndarray:
-    """Brings masks to the frame of an image that `resize_image` resized (nearest pixel).
-
-    Args:
-        mask: [H, W, N] of any dtype.
-        scale, padding, crop: as `resize_image` returned them.
-
-    Returns:
-        [height, width, N] of the same dtype.
-    """
+    """Brings masks [H, W, N] of any dtype to the frame of an image that `resize_image` resized and
+    returned scale, padding and crop for (nearest pixel)."""
     if scale != 1:
         height, width = mask.shape[:2]
         new_height, new_width = scaled_shape((height, width), scale)
@@ -290,15 +278,10 @@ def _nearest(old: int, new: int) -> np.ndarray:
 
 
 def minimize_mask(bbox: ArrayLike, mask: np.ndarray, mini_shape: Shape) -> np.ndarray:
-    """Stores masks small: each cropped to its box and resized.
-
-    Args:
-        bbox: [N, (y1, x1, y2, x2)] pixels, y2/x2 exclusive.
-        mask: [H, W, N] bool.
-        mini_shape: (height, width) of the mini-masks.
+    """Stores masks small: each of [H, W, N] bool cropped to its box of [N, 4] and resized.
 
     Returns:
-        [height, width, N] bool.
+        [*mini_shape, N] bool.
 
     Raises:
         Exception: if a box has no area.
@@ -333,13 +316,9 @@ def expand_mask(bbox: ArrayLike, mini_mask: np.ndarray, image_shape: Shape) -> n
 
 
 def unmold_mask(mask: ArrayLike, bbox: ArrayLike, image_shape: Shape) -> np.ndarray:
-    """The mask head's output -> a mask of the image's size.
+    """The mask head's output, [height, width] float in 0..1, -> a mask of the image's size.
 
-    Args:
-        mask: [height, width] float in 0..1, usually 28x28.
-        bbox: (y1, x1, y2, x2) pixels of the image, y2/x2 exclusive. What reaches out of the
-            image is cut off; a box without area gives an empty mask.
-        image_shape: (H, W, ...) of the image.
+    What reaches out of the image is cut off; a box without area gives an empty mask.
 
     Returns:
         [H, W] bool, True where the resized mask is >= 0.5.
@@ -349,12 +328,7 @@ def unmold_mask(mask: ArrayLike, bbox: ArrayLike, image_shape: Shape) -> np.ndar
 
 
 def paste_masks(masks: ArrayLike, boxes: ArrayLike, image_shape: Shape) -> np.ndarray:
-    """`unmold_mask` for all instances of an image at once.
-
-    Args:
-        masks: [N, height, width] float in 0..1.
-        boxes: [N, (y1, x1, y2, x2)] integers.
-        image_shape: (H, W, ...) of the image.
+    """`unmold_mask` for all instances of an image, [N, height, width] and [N, 4] integers.
 
     Returns:
         [H, W, N] bool; a view with N slowest in memory: each `[:, :, i]` is contiguous.
@@ -385,10 +359,6 @@ def stretch_mask(mask: ArrayLike, height: int, width: int) -> np.ndarray:
 
     Unlike `unmold_mask`, which follows the original, it doesn't fade towards the box's edge,
     where a garment that fills its box would lose a rim.
-
-    Args:
-        mask: [S, S] float in 0..1.
-        height, width: of the box, pixels.
 
     Returns:
         [height, width] float32 in 0..1; the mask is where it is >= 0.5.
@@ -431,8 +401,7 @@ def compose_image_meta(
     Args:
         image_id: number, usually the index in the data set.
         original_image_shape, image_shape: (H, W, C) before and after resizing.
-        window: (y1, x1, y2, x2) pixels of the molded image.
-        scale: pixels of the molded image for one of the original.
+        window, scale: as `resize_image` returned them.
         active_class_ids: [NUM_CLASSES] 1 for classes that the image's data set annotates.
 
     Returns:

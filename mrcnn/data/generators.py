@@ -64,8 +64,6 @@ def data_generator(
     """matterport's endless generator of batches; images without objects are passed over.
 
     Args:
-        dataset: prepared.
-        config: of the model that is to be trained.
         shuffle: new order in each pass; from NumPy's global state, as all choices here.
         augment: deprecated, see `load_image_gt`.
         augmentation: imgaug augmenter or None.

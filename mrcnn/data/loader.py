@@ -41,8 +41,6 @@ class BatchLoader:
     `load_outlines`, such as `CocoDataset`, is loaded without a full-size mask anywhere.
 
     Args:
-        dataset: prepared.
-        config: of the model that is to be trained.
         batch_size: B, over all shards.
         shuffle: False takes the images in the order of their ids.
         augmentation: imgaug augmenter, `mrcnn.data.policy.Policy` or None.

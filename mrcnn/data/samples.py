@@ -42,10 +42,8 @@ def load_image_gt(
     """Loads an image and its ground truth, resized as the configuration says.
 
     Args:
-        dataset: prepared.
         config: IMAGE_MIN_DIM, IMAGE_MAX_DIM, IMAGE_MIN_SCALE, IMAGE_RESIZE_MODE and
             MINI_MASK_SHAPE are used.
-        image_id: internal id of the image.
         augment: deprecated, use `augmentation`; True mirrors every other image.
         augmentation: imgaug augmenter, applied to image and masks alike.
         use_mini_mask: crop the masks to their boxes and resize them to MINI_MASK_SHAPE.
@@ -116,7 +114,7 @@ class Sampler:
                 f"NUM_CLASSES is {config.NUM_CLASSES}; set it to {dataset.num_classes}"
             )
         if detection_targets and not random_rois:
-            raise ValueError("detection_targets needs RoIs; set random_rois, such as to 200")
+            raise ValueError("detection_targets needs RoIs; set random_rois, for example to 200")
         self.dataset, self.config = dataset, config
         self.augmentation, self.augment = augmentation, augment
         self.no_augmentation_sources = no_augmentation_sources or ()
@@ -137,9 +135,8 @@ class Sampler:
         """Arrays of one image in the order of `data_generator`'s, without the batch axis.
 
         Args:
-            image_id: internal id.
             rng: None takes NumPy's global state and imgaug's.
-            keep_empty: whether an image without objects is of use.
+            keep_empty: give arrays of an image without objects too.
             out: float32 [H, W, 3] that the molded image is written to, or None for a new one.
 
         Returns:

@@ -51,7 +51,6 @@ def load_scene(
     Args:
         dataset: prepared, with `load_outlines` or with masks of its own.
         config: as for `load_image_gt`, and USE_MINI_MASK.
-        image_id: internal id of the image.
         augmentation: `Policy`, imgaug augmenter or None.
         rng: all choices follow from it.
 

@@ -218,11 +218,7 @@ def generate_random_rois(
 ) -> np.ndarray:
     """Random boxes, 90 % of them around the objects: stands in for the RPN's proposals.
 
-    Args:
-        image_shape: (height, width, ...) of the molded image.
-        count: number of boxes.
-        gt_class_ids: kept for matterport's signature; all boxes in `gt_boxes` count.
-        gt_boxes: int [N, (y1, x1, y2, x2)], pixels; with N = 0 all RoIs lie anywhere.
+    gt_class_ids is kept for matterport's signature: all of gt_boxes int [N, 4] count.
 
     Returns:
         int32 [count, (y1, x1, y2, x2)], pixels, each at least 1x1.

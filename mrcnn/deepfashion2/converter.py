@@ -29,7 +29,7 @@ from mrcnn.core.files import replacing
 from mrcnn.core.processes import sigint_blocked
 from mrcnn.deepfashion2.records import Form, Problem, categories, convert_image
 
-# Splits that are of no use without annotations; the data set's test split has none.
+# Splits that need annotations; the data set's test split has none.
 ANNOTATED_SPLITS = ("train", "validation")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 CHUNK = 128  # images handed to a worker at a time
@@ -206,7 +206,6 @@ def convert_split(
     Args:
         folder: holds `image/` and `annos/`; without `annos/` the JSON has images only.
         output: folder for the two files; it must exist, unless `dry_run`.
-        form: what to write.
         limit: convert the first images by id only.
         workers: processes; the files are the same for any number.
         dry_run: do all but write.

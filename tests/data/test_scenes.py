@@ -34,16 +34,16 @@ def wavy(x, y, width, height):
 
 
 # (category, crowd, polygons) of each image; the last has none.
-PICTURES = [
+OBJECTS = [
     [(1, 0, [wavy(40, 40, 25, 30)]), (2, 0, [wavy(80, 110, 30, 35)])],
     [(3, 0, [wavy(30, 60, 15, 40), wavy(85, 60, 20, 40)]), (1, 1, [wavy(60, 135, 40, 15)])],
     [],
 ]
 
 
-def write(folder, images=PICTURES, as_rle=False):
+def write(folder, objects_by_image=OBJECTS, as_rle=False):
     images, annotations = [], []
-    for i, objects in enumerate(images):
+    for i, objects in enumerate(objects_by_image):
         image = np.full((HEIGHT, WIDTH, 3), GROUND, np.uint8)
         images.append({"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT})
         for category, crowd, polygons in objects:
