@@ -141,6 +141,8 @@ class TrainOptions(TrainingOptions, _CommandOptions):
             raise UsageError(
                 "--stages says which layers train until when; leave out --layers, --epochs"
             )
+        if self.stages:
+            parse_stages(self.stages)  # a mistake must show before the data is read
         if self.resume and self.weights not in (None, "last"):
             raise UsageError("--resume continues with the run's own weights; leave out --weights")
         if self.paste_data and not self.paste:
@@ -179,7 +181,6 @@ class TrainOptions(TrainingOptions, _CommandOptions):
 
 def run_train(options: TrainOptions) -> int:
     """Trains a model; returns the exit status."""
-    stages = options.all_stages
     folders = data_folders(options)
     train_set, counts = load_folders(folders, "train", options.limit)
     val_set = load_split(folders[:1], "validation", options.limit)
@@ -192,8 +193,7 @@ def run_train(options: TrainOptions) -> int:
 
     model = _make_model(options, visits.sum(), val_set.num_images)
     _start_from(model, options, train_set.class_names)
-    _check_layers(model, stages)
-    names = stage_names(stages)
+    _check_layers(model, options.all_stages)
     options = dataclasses.replace(
         options,
         repeat_factors=None if (visits == 1).all() else visits,
@@ -201,30 +201,7 @@ def run_train(options: TrainOptions) -> int:
         **_validation(options, model, val_set),
     )
     try:
-        for number in range(stage_to_continue(model.resumed, stages), len(stages)):
-            stage = stages[number]
-            if model.epoch >= stage.until:
-                continue
-            rate = options.lr / stage.divisor
-            schedule = make_schedule(
-                options.lr_schedule,
-                rate,
-                epochs=stages[-1].until,
-                steps_per_epoch=model.config.STEPS_PER_EPOCH,
-                warmup=options.warmup,
-            )
-            model.train(
-                train_set,
-                val_set,
-                rate,
-                stage.until,
-                stage.layers,
-                augmentation=augmentation,
-                options=dataclasses.replace(options, schedule=schedule, stage_name=names[number]),
-            )
-            if options.dry_run:
-                print("Nothing was trained, as asked for.")
-                return 0
+        _train_stages(model, options, train_set, val_set, augmentation)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
         return 130
@@ -235,8 +212,45 @@ def run_train(options: TrainOptions) -> int:
             f"{error}\nFix it; the same command with --weights last then continues from the last "
             "checkpoint"
         ) from error
-    print(f"Trained {model.epoch} epochs; weights and logs are in {model.log_dir}")
+    if options.dry_run:
+        print("Nothing was trained, as asked for.")
+    else:
+        print(f"Trained {model.epoch} epochs; weights and logs are in {model.log_dir}")
     return 0
+
+
+def _train_stages(
+    model: "MaskRCNN",
+    options: TrainOptions,
+    train_set: "CocoDataset",
+    val_set: "CocoDataset",
+    augmentation: Any,
+) -> None:
+    stages = options.all_stages
+    names = stage_names(stages)
+    for number in range(stage_to_continue(model.resumed, stages), len(stages)):
+        stage = stages[number]
+        if model.epoch >= stage.until:
+            continue
+        rate = options.lr / stage.divisor
+        schedule = make_schedule(
+            options.lr_schedule,
+            rate,
+            epochs=stages[-1].until,
+            steps_per_epoch=model.config.STEPS_PER_EPOCH,
+            warmup=options.warmup,
+        )
+        model.train(
+            train_set,
+            val_set,
+            rate,
+            stage.until,
+            stage.layers,
+            augmentation=augmentation,
+            options=dataclasses.replace(options, schedule=schedule, stage_name=names[number]),
+        )
+        if options.dry_run:
+            return
 
 
 def stage_names(stages: list[Stage]) -> list[str | None]:
