@@ -251,8 +251,11 @@ class Predictor:
         for (molded, _, window), (rows, masks) in zip(prepared.views, raw, strict=True):
             boxes, ids, scores, used = detection.unmold_boxes(rows, shape, molded.shape, window)
             found.append((boxes, ids, scores, np.asarray(masks[used], np.float32)))
-        merged = merge_views(found[0], found[1], shape[1]) if self._tta else found[0]
-        result = Result(prepared.image, *merged, self.class_names, refined=self._refine)
+        boxes, ids, scores, own = (
+            merge_views(found[0], found[1], shape[1]) if self._tta else found[0]
+        )
+        names = self.class_names
+        result = Result(prepared.image, boxes, ids, scores, own, names, refined=self._refine)
         keep = result.scores >= self._min_score
         if self._tta:  # the rounded mean of two views' boxes may have no area
             keep &= (result.boxes[:, 2:] > result.boxes[:, :2]).all(axis=1)
