@@ -188,10 +188,10 @@ def _largest_first(boxes: np.ndarray) -> list[int]:
 
 
 def checked_boxes(
-    image: np.ndarray, boxes: Any, masks: np.ndarray | None, **others: Any
+    image: np.ndarray, given: Any, masks: np.ndarray | None, **others: Any
 ) -> np.ndarray:
     """The boxes as [N, 4], after all arguments were checked against each other."""
-    boxes = np.asarray(boxes)
+    boxes: np.ndarray = np.asarray(given)
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise ValueError(f"got boxes of shape {boxes.shape}; pass finite [N, (y1, x1, y2, x2)]")
@@ -210,8 +210,7 @@ def whole_boxes(boxes: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
     """Boxes grown to whole pixels and cut to the image; [N, 4] int."""
     height, width = image_shape[:2]
     low, high = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
-    cut: np.ndarray = np.clip(np.hstack([low, high]), 0, [height, width, height, width])
-    return cut.astype(int)
+    return np.clip(np.hstack([low, high]), 0, [height, width, height, width]).astype(int)
 
 
 def paste_mask(
