@@ -261,7 +261,7 @@ def build_training_model(config: Config) -> Network:
     )
     few = max_positive_rois(config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO)
     logits, probs, deltas = fpn_classifier_graph(
-        rois, maps, meta, *_class_head(config, dtype), config.HEAD_DROPOUT
+        rois, maps, meta, *_class_head(config, dtype), dropout=config.HEAD_DROPOUT
     )
     masks = build_fpn_mask_graph(rois[:, :few], maps, meta, *_mask_head(config, dtype))
     loss_inputs = {

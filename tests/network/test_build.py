@@ -83,7 +83,7 @@ def test_bbox_loss_reaches_the_rpn_through_its_targets(stop):
     boxes = np.zeros(batch[5].shape)
     for image, found in enumerate(proposals):
         largest = np.argsort(-np.prod(found[:, 2:] - found[:, :2], axis=1))[:5]
-        boxes[image, :5] = np.rint(found[largest] * 127) + [0, 0, 3, 3]
+        boxes[image, :5] = np.rint(found[largest] * 127) + np.array([0, 0, 3, 3])
     batch[4] = tf.cast(boxes[..., 2] > 0, tf.int32)
     batch[5] = tf.constant(boxes, batch[5].dtype)
     kernel = model.get_layer("rpn_model").get_layer("rpn_bbox_pred").kernel.value
