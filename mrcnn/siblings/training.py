@@ -6,7 +6,7 @@ Letters in shapes: C classes, background included, F features of a garment, N sa
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,9 +21,6 @@ from mrcnn.data.scenes import load_scene
 from mrcnn.network.detection import DetectionGraph
 from mrcnn.siblings import sleeves
 from mrcnn.siblings.head import SiblingHead, overrule, sibling_table
-
-if TYPE_CHECKING:  # the model uses this wing
-    from mrcnn.model import MaskRCNN
 
 # IoU from which a detection is of a garment.
 SAME_GARMENT = 0.5
@@ -76,7 +73,7 @@ class Samples:
 
 
 def collect(
-    model: "MaskRCNN",
+    model: Any,
     dataset: Dataset,
     augmentation: Policy | None = None,
     passes: int = 1,
@@ -85,7 +82,7 @@ def collect(
     """Runs the detector on augmented training images.
 
     Args:
-        model: in inference mode; its DETECTION_MIN_CONFIDENCE is best low, as weak detections are
+        model: `MaskRCNN` in inference mode; its DETECTION_MIN_CONFIDENCE is best low, as weak detections are
             examples too.
         dataset: prepared, of the model's classes.
         augmentation: None leaves the images as they are.
@@ -115,7 +112,7 @@ def collect(
 
 
 def _detect(
-    model: "MaskRCNN", graph: DetectionGraph, scenes: list[Any]
+    model: Any, graph: DetectionGraph, scenes: list[Any]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(detections [D, 6], features [n, F]) of each scene of a batch."""
     count, size = len(scenes), model.config.BATCH_SIZE
