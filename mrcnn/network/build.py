@@ -37,6 +37,7 @@ from mrcnn.network.rpn import (
 from mrcnn.network.tensor_ops import norm_boxes_graph, parse_image_meta_graph
 
 Tensors = Sequence[KerasTensor]
+HeadSizes = tuple[int, int, bool | None, int, str]
 
 
 class Network(keras.Model):
@@ -180,13 +181,13 @@ def _pyramid_and_rpn(
     return maps[:4], outputs
 
 
-def _class_head(config: Config, dtype: str) -> tuple[int, int, bool | None, int, str]:
+def _class_head(config: Config, dtype: str) -> HeadSizes:
     """The arguments of `fpn_classifier_graph` from pool_size to dtype."""
     width = config.FPN_CLASSIF_FC_LAYERS_SIZE
     return config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, width, dtype
 
 
-def _mask_head(config: Config, dtype: str) -> tuple[Any, ...]:
+def _mask_head(config: Config, dtype: str) -> HeadSizes:
     """The arguments of `build_fpn_mask_graph` from pool_size to dtype."""
     width = config.MASK_CONV_CHANNELS
     return config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, width, dtype

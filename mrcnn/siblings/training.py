@@ -82,8 +82,8 @@ def collect(
     """Runs the detector on augmented training images.
 
     Args:
-        model: `MaskRCNN` in inference mode, which uses this wing; its DETECTION_MIN_CONFIDENCE is best low, as weak detections are
-            examples too.
+        model: `MaskRCNN` in inference mode; its DETECTION_MIN_CONFIDENCE is best low, as weak
+            detections are examples too.
         dataset: prepared, of the model's classes.
         augmentation: None leaves the images as they are.
         passes: how often each image is augmented.

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from mrcnn.coco import ground_truth
 from mrcnn.coco.ground_truth import read_ground_truth, read_results
 from mrcnn.coco.reader import read_coco
-from tests.helpers.coco_cases import APART, BOX, HEIGHT, WIDTH, detection, one_picture, random_data
+from tests.helpers.coco_cases import APART, BOX, HEIGHT, WIDTH, detection, one_image, random_data
 
 SQUARE = [10, 10, 50, 10, 50, 50, 10, 50]
 
@@ -53,7 +53,7 @@ def test_one_table_serves_all(tmp_path):
 
 
 def test_text_ids_and_sizes_with_a_point():
-    content = one_picture((BOX, 1))
+    content = one_image((BOX, 1))
     content["images"][0] |= {"id": "a", "height": float(HEIGHT), "width": float(WIDTH)}
     content["annotations"][0]["image_id"] = "a"
     truth = read_ground_truth(content)
@@ -67,25 +67,25 @@ def test_nothing_at_all():
     assert len(truth.image_ids) == len(truth.boxes) == len(truth.rles) == 0
     assert truth.offsets.tolist() == [0] and truth.has_masks
     assert len(read_results(truth, [])) == 0
-    one = read_ground_truth(one_picture())
+    one = read_ground_truth(one_image())
     assert one.offsets.tolist() == [0, 0] and one.boxes.shape == (0, 4)
 
 
 def test_a_missing_area_is_that_of_the_box():
-    content = one_picture((BOX, 1), (APART, 2))
+    content = one_image((BOX, 1), (APART, 2))
     content["annotations"][0]["area"] = None
     del content["annotations"][1]["area"]
     assert read_ground_truth(content).areas.tolist() == [1600, 900]
 
 
 def test_annotations_without_masks():
-    content = one_picture((BOX, 1))
+    content = one_image((BOX, 1))
     content["annotations"][0]["segmentation"] = None
     assert not read_ground_truth(content).has_masks
 
 
 def test_boxes_of_results_come_from_their_masks():
-    truth = read_ground_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_image((BOX, 1)))
     row = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": [SQUARE]}
     assert read_results(truth, [row, row]).boxes.tolist() == [BOX, BOX]
     found = read_results(truth, [{**row, "bbox": APART}, row], masks=False)
@@ -105,7 +105,7 @@ def test_results_in_the_order_of_pictures():
 
 
 def test_boxes_alone_are_no_masks():
-    truth = read_ground_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_image((BOX, 1)))
     bare = {"image_id": 1, "category_id": 1, "score": 1, "bbox": BOX}
     assert read_results(truth, [bare]).rles is None
     assert read_results(truth, []).rles == []
@@ -135,13 +135,13 @@ GOOD = detection(BOX, 0.5)
     ],
 )
 def test_refused_results(change, message):
-    truth = read_ground_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_image((BOX, 1)))
     with pytest.raises(ValueError, match=message):
         read_results(truth, [GOOD, {**GOOD, **change}])
 
 
 def test_results_without_a_key_or_of_another_form(tmp_path):
-    truth = read_ground_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_image((BOX, 1)))
     with pytest.raises(ValueError, match="result 0 .and 0 more. has no 'score'"):
         read_results(truth, [{"image_id": 1, "category_id": 1}])
     with pytest.raises(ValueError, match="not a COCO results file"):
@@ -163,7 +163,7 @@ def test_results_without_a_key_or_of_another_form(tmp_path):
     ],
 )
 def test_refused_annotations(change, message):
-    content = one_picture((BOX, 1))
+    content = one_image((BOX, 1))
     content["annotations"][0] |= change
     with pytest.raises(ValueError, match=message):
         read_ground_truth(content).rles  # noqa: B018 - made at the first use
@@ -172,7 +172,7 @@ def test_refused_annotations(change, message):
 
 
 def test_share_of_boxes_outside_their_picture():
-    truth = read_ground_truth(one_picture((BOX, 1)))
+    truth = read_ground_truth(one_image((BOX, 1)))
     corners = {**GOOD, "bbox": [100, 100, 140, 140]}
     assert ground_truth.outside(truth, read_results(truth, [GOOD, corners])) == 0.5
     assert ground_truth.outside(truth, read_results(truth, [])) == 0

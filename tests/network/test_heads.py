@@ -18,15 +18,8 @@ from mrcnn.network.heads import (
     refine_detections_graph,
 )
 from mrcnn.network.layers import fold_batch_norms
-from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN / "pure.npz") as arrays:
-        return dict(arrays)
 
 
 def detection_inputs(golden):

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from mrcnn.config import Config
 from mrcnn.network.roi import DetectionTargetLayer, PyramidROIAlign, max_positive_rois, roi_levels
-from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
 
@@ -15,12 +14,6 @@ pytestmark = pytest.mark.tf
 IMAGE_SHAPE = (1024, 1536, 3)  # decides the levels; the maps are smaller, to be quick
 MAP_SHAPES = [(32, 48), (16, 24), (8, 12), (4, 6)]
 TARGETS = ("rois", "class_ids", "deltas", "masks")
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN / "pure.npz") as arrays:
-        return dict(arrays)
 
 
 def metas(batch, shape=IMAGE_SHAPE):

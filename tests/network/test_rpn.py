@@ -13,15 +13,8 @@ from mrcnn.network.rpn import (
     rpn_class_loss_graph,
 )
 from mrcnn.network.tensor_ops import masked_mean
-from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN / "pure.npz") as arrays:
-        return dict(arrays)
 
 
 def proposal_inputs(golden):

@@ -9,7 +9,6 @@ from hypothesis.extra import numpy as hnp
 
 from mrcnn.core import boxes as np_boxes
 from mrcnn.network import tensor_ops as ops
-from tests.helpers import GOLDEN
 
 pytestmark = pytest.mark.tf
 
@@ -17,12 +16,6 @@ pytestmark = pytest.mark.tf
 NO_BOXES = np.zeros((0, 4), np.float32)
 # TensorFlow is slow to call, and its numbers should not depend on the day.
 light = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(GOLDEN / "pure.npz") as arrays:
-        return dict(arrays)
 
 
 def check(actual, expected):
