@@ -16,7 +16,7 @@ SQUARE = [10, 10, 50, 10, 50, 50, 10, 50]
 
 
 def test_truth_is_sorted_by_picture_and_else_as_in_the_file():
-    content, _ = random_data(1, images=6)
+    content, _ = random_data(1, count=6)
     content["images"].reverse()
     content["annotations"].reverse()
     truth = read_ground_truth(content)
@@ -31,7 +31,7 @@ def test_truth_is_sorted_by_picture_and_else_as_in_the_file():
 
 
 def test_truth_of_some_pictures(tmp_path):
-    content, _ = random_data(1, images=6)
+    content, _ = random_data(1, count=6)
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content))
     assert read_ground_truth(path, limit=2).image_ids.tolist() == [2, 5]
@@ -45,7 +45,7 @@ def test_truth_of_some_pictures(tmp_path):
 
 
 def test_one_table_serves_all(tmp_path):
-    content, _ = random_data(1, images=6)
+    content, _ = random_data(1, count=6)
     table = read_coco(content)
     truth = read_ground_truth(table, limit=2)
     assert truth.known_ids == {2, 5, 8, 11, 14, 17}
@@ -93,7 +93,7 @@ def test_boxes_of_results_come_from_their_masks():
 
 
 def test_results_in_the_order_of_pictures():
-    content, results = random_data(4, images=8)
+    content, results = random_data(4, count=8)
     truth = read_ground_truth(content, image_ids=[5, 8])
     found = read_results(truth, results)
     expected = [r for i in (5, 8) for r in results if r["image_id"] == i]
