@@ -99,13 +99,13 @@ def statistics(table: CocoTable) -> dict[str, Any]:
     Returns:
         dict that JSON can hold:
 
-        images, pictures_without_instances, annotations, instances, crowds: int.
+        pictures, pictures_without_instances, annotations, instances, crowds: int.
         pairs: int, different pair_id; None if no image has one.
-        instances_per_picture: {"0": pictures, ...}, numbers that occur.
+        instances_per_picture: {"0": images, ...}, numbers that occur.
         instances_mean: float, instances per image; None without images.
         picture_sizes: distinct, width and height (min, median, max; None without images),
-            most_common (up to 10 of width, height, images).
-        classes: a list by id of id, name, instances, share (of all instances), images, crowds
+            most_common (up to 10 of width, height, pictures).
+        classes: a list by id of id, name, instances, share (of all instances), pictures, crowds
             and attributes (as below, for the class).
         classes_without_instances: names.
         imbalance: largest, smallest (names, the latter of a class with instances), ratio; None
@@ -137,7 +137,7 @@ def statistics(table: CocoTable) -> dict[str, Any]:
         "pairs": len({str(p.pair_id) for p in table.images} - {"None"}) or None,
         "instances_per_picture": _occurrences(per_image),
         "instances_mean": len(wanted) / len(table.images) if table.images else None,
-        "picture_sizes": _picture_sizes(table.images),
+        "picture_sizes": _size_counts(table.images),
         "classes": classes,
         "classes_without_instances": [c["name"] for c in classes if not c["instances"]],
         "imbalance": _imbalance(classes),
@@ -207,7 +207,7 @@ def _imbalance(classes: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {"largest": largest["name"], "smallest": smallest["name"], "ratio": ratio}
 
 
-def _picture_sizes(images: list[Image]) -> dict[str, Any]:
+def _size_counts(images: list[Image]) -> dict[str, Any]:
     sizes = Counter((int(p.width), int(p.height)) for p in images)
     found: dict[str, Any] = {"distinct": len(sizes)}
     for k, name in enumerate(("width", "height")):

@@ -15,7 +15,7 @@ from tests.helpers.coco_cases import APART, BOX, HEIGHT, WIDTH, detection, one_i
 SQUARE = [10, 10, 50, 10, 50, 50, 10, 50]
 
 
-def test_truth_is_sorted_by_picture_and_else_as_in_the_file():
+def test_truth_is_sorted_by_image_and_else_as_in_the_file():
     content, _ = random_data(1, count=6)
     content["images"].reverse()
     content["annotations"].reverse()
@@ -30,7 +30,7 @@ def test_truth_is_sorted_by_picture_and_else_as_in_the_file():
         assert truth.attributes["zoom_in"][mine].tolist() == [a["zoom_in"] for a in rows]
 
 
-def test_truth_of_some_pictures(tmp_path):
+def test_truth_of_some_images(tmp_path):
     content, _ = random_data(1, count=6)
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content))
@@ -92,7 +92,7 @@ def test_boxes_of_results_come_from_their_masks():
     assert found.boxes.tolist() == [APART, BOX] and found.rles is None
 
 
-def test_results_in_the_order_of_pictures():
+def test_results_in_the_order_of_images():
     content, results = random_data(4, count=8)
     truth = read_ground_truth(content, image_ids=[5, 8])
     found = read_results(truth, results)
@@ -171,7 +171,7 @@ def test_refused_annotations(change, message):
         read_ground_truth({"images": []})
 
 
-def test_share_of_boxes_outside_their_picture():
+def test_share_of_boxes_outside_their_image():
     truth = read_ground_truth(one_image((BOX, 1)))
     corners = {**GOOD, "bbox": [100, 100, 140, 140]}
     assert ground_truth.outside(truth, read_results(truth, [GOOD, corners])) == 0.5

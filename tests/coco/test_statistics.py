@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrcnn.coco.statistics import WORDS, histogram, read_completed, round_edges, statistics
-from tests.helpers.coco_contents import CATEGORIES, PICTURES, content, garment, write_foreign
+from tests.helpers.coco_contents import CATEGORIES, IMAGES, content, garment, write_foreign
 
 
 def counted(source, limit=None):
@@ -22,7 +22,7 @@ def used(bins):
     }
 
 
-def test_pictures_and_instances():
+def test_images_and_instances():
     found = counted(content())
     assert (found["pictures"], found["annotations"], found["instances"]) == (3, 4, 4)
     assert (found["crowds"], found["pairs"], found["pictures_without_instances"]) == (0, 2, 1)
@@ -111,7 +111,7 @@ def test_sizes_are_those_of_coco(area, size):
     }
 
 
-def test_the_limit_keeps_the_first_pictures_by_id():
+def test_the_limit_keeps_the_first_images_by_id():
     found = counted(content(), limit=2)
     assert (found["pictures"], found["instances"], found["pairs"]) == (2, 1, 2)
     assert found["problems"] == {}  # what lies beyond the limit is none
@@ -131,7 +131,7 @@ def test_no_annotations():
 
 def test_images_only():
     """As for a split without annotations."""
-    found = counted({"images": PICTURES})
+    found = counted({"images": IMAGES})
     assert (found["pictures"], found["instances"], found["classes"]) == (3, 0, [])
 
 
@@ -178,7 +178,7 @@ def test_problems_are_counted():
                 garment(1, 5, (1, 1, 4, 5), segmentation=None),
                 {"image_id": 1, "category_id": 5, "segmentation": [[1, 2, 3, 4]]},
             ],
-            [*PICTURES, PICTURES[1] | {"file_name": "second.png"}],
+            [*IMAGES, IMAGES[1] | {"file_name": "second.png"}],
             [*CATEGORIES, {"id": 5, "name": "again"}],
         )
     )
@@ -219,7 +219,7 @@ def test_a_mask_that_is_none_is_no_crash(segmentation):
 
 @pytest.mark.parametrize("field", ["file_name", "width", "height"])
 def test_images_need_names_and_sizes(field):
-    without = [{key: value for key, value in PICTURES[0].items() if key != field}]
+    without = [{key: value for key, value in IMAGES[0].items() if key != field}]
     with pytest.raises(ValueError, match=rf"images\[0\] has no `{field}`"):
         read_completed(content([], without))
 

@@ -130,7 +130,7 @@ def test_load_mask_of_the_base_class_warns_and_is_empty(two_sources):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
-def test_pictures_come_as_rgb_of_the_stored_orientation(tmp_path, mode):
+def test_images_come_as_rgb_of_the_stored_orientation(tmp_path, mode):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, but masks refer to the stored pixels
     Image.new("RGB", (WIDTH, HEIGHT), "white").convert(mode).save(tmp_path / "a.png", exif=exif)
@@ -153,7 +153,7 @@ def test_ids_keep_their_names_whatever_the_order_in_the_file(coco):
         assert dataset.class_info[class_id]["name"] == name
 
 
-def test_pictures_are_in_the_order_of_their_ids(coco):
+def test_images_are_in_the_order_of_their_ids(coco):
     dataset = coco()
     assert [info["id"] for info in dataset.image_info] == [1, 2]
     assert dataset.load_image(1)[0, 0].tolist() == [2, 0, 0]
@@ -223,7 +223,7 @@ def test_compressed_rles_are_decoded(coco):
     np.testing.assert_array_equal(mask[:, :, 0], expected)
 
 
-def test_a_picture_without_objects_gives_an_empty_set(coco):
+def test_a_image_without_objects_gives_an_empty_set(coco):
     mask, class_ids = coco([annotation(1, [RECTANGLE])]).load_mask(1)
     assert (mask.shape, mask.dtype) == ((HEIGHT, WIDTH, 0), bool)
     assert (class_ids.shape, class_ids.dtype) == ((0,), np.int32)

@@ -186,7 +186,7 @@ coordinate = st.floats(-20, 120, width=32)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=12))
-def test_drawing_in_the_box_is_drawing_in_the_picture(points):
+def test_drawing_in_the_box_is_drawing_in_the_image(points):
     """At the image's own scale the pixels are those of pycocotools' full-size mask.
 
     But for single pixels of an edge, where the last digit decides how pycocotools rounds.

@@ -35,7 +35,7 @@ CATEGORIES = [
     {"id": 7, "name": "shorts"},
 ]
 # Two images with garments and one without, by id: b, c, a.
-PICTURES = [
+IMAGES = [
     {"id": 3, "file_name": "a.png", "width": 100, "height": 80, "pair_id": 7, "source": "user"},
     {"id": 1, "file_name": "b.png", "width": 100, "height": 80, "pair_id": 7, "source": "shop"},
     {"id": 2, "file_name": "c.png", "width": 60, "height": 120, "pair_id": 9, "source": "user"},
@@ -48,7 +48,7 @@ ANNOTATIONS = [
 ]
 
 
-def content(annotations=ANNOTATIONS, pictures=PICTURES, categories=CATEGORIES):
+def content(annotations=ANNOTATIONS, pictures=IMAGES, categories=CATEGORIES):
     return {"images": pictures, "annotations": annotations, "categories": categories}
 
 
@@ -79,7 +79,7 @@ FOREIGN_CATEGORIES = [
     {"id": 90, "name": "tooth <brush>", "supercategory": "indoor"},
     {"id": 0, "name": "人"},
 ]
-FOREIGN_PICTURES = [
+FOREIGN_IMAGES = [
     {"id": 11, "file_name": "x 1.png", "width": 100.0, "height": 80, "license": 3},
     {"id": 12, "file_name": "x 2.png", "width": 100, "height": 80},
 ]
@@ -100,14 +100,14 @@ def foreign():
             "segmentation": encoded(1, 1, 50, 50, False),
         },
     ]
-    return content(annotations, FOREIGN_PICTURES, FOREIGN_CATEGORIES)
+    return content(annotations, FOREIGN_IMAGES, FOREIGN_CATEGORIES)
 
 
 def write_foreign(folder):
     """The foreign file as COCO lays it out: annotations/ beside the folder of the images."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "val2017").mkdir()
-    for entry in FOREIGN_PICTURES:
+    for entry in FOREIGN_IMAGES:
         picture = Image.new("RGB", (100, 80), (90, 120, 150))
         picture.save(folder / "val2017" / entry["file_name"])
     path = folder / "annotations" / "instances_val2017.json"
