@@ -25,7 +25,7 @@ class Garments(SmallConfig):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = write_coco(tmp_path_factory.mktemp("data"), [1, 2])
+    folder = write_coco(tmp_path_factory.mktemp("one_split") / "data", [1, 2])
     shutil.copytree(folder / "train", folder / "validation")
     shutil.copy(folder / "train_coco.json", folder / "validation_coco.json")
     return folder
@@ -85,7 +85,7 @@ def test_options_reach_the_training_of_each_stage(train):
         assert chosen.draw_samples is not None and chosen.repeat_factors is None
     arguments = heads.facts["arguments"]
     assert arguments["command"] == "train" and arguments["early_stopping"] == "4"
-    assert arguments["weights"] == "none" and arguments["data"].endswith("data0")
+    assert arguments["weights"] == "none" and arguments["data"].endswith("data")
     assert "schedule" not in arguments and len(arguments) == 43
     assert model.config.STEPS_PER_EPOCH == model.config.VALIDATION_STEPS == 1
 
