@@ -9,7 +9,8 @@ wrong with a file is sorted here:
 * Errors for some: a list that is missing, images without a name or size, ids that two images or
   two categories have. `CocoTable.require` raises ValueError if its caller can't do without.
 * Problems, counted by the keys of `PROBLEMS`: of images and of categories with the same id the
-  first is kept; annotations of images or categories that aren't there are left out.
+  first is kept; annotations of images or categories that aren't there are left out. These four are
+  counted over the whole file, whatever images are chosen later.
 
 A missing box or area is NaN. Evaluation refuses a missing box and takes width x height for a missing
 area; inspection takes both from the mask. Training leaves out annotations without a mask and warns.
