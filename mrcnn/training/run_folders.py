@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 
-def run_folder(model_dir: str | Path, name: str) -> Path:
+def run_folder(model_dir: str | Path, name: str, now: datetime | None = None) -> Path:
     """Folder of a new run (not made yet)."""
-    return Path(model_dir) / f"{name.lower()}{datetime.now():%Y%m%dT%H%M}"
+    return Path(model_dir) / f"{name.lower()}{now or datetime.now():%Y%m%dT%H%M}"
 
 
 def make_run_folder(folder: str | Path) -> Path:
