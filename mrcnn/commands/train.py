@@ -18,7 +18,6 @@ from mrcnn.commands.shared import (
     data_folders,
     load_folders,
     load_split,
-    split_files,
 )
 from mrcnn.core.classes import same_names
 from mrcnn.core.options import factor, option, positive, share, whole
@@ -397,8 +396,7 @@ def _validation(options: TrainOptions, model: "MaskRCNN", dataset: "CocoDataset"
         return {}
     from mrcnn.commands.validation import ValidationDetector
 
-    path, _ = split_files(*data_folders(options)[0], "validation")
-    detector = ValidationDetector(model, dataset, path, seed=options.seed)
+    detector = ValidationDetector(model, dataset, seed=options.seed)
     chosen: dict[str, Any] = {}
     if options.samples:
         chosen["draw_samples"] = lambda: detector.draw_samples(options.samples)

@@ -1,6 +1,5 @@
 """Detection on validation images while a model trains: mask AP, and sample images."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ class ValidationDetector:
 
     Args:
         model: in training mode.
-        annotations: the data set's COCO file.
+        dataset: made from one COCO file.
         count: number of images, chosen by the seed: the same ones each time.
     """
 
@@ -27,7 +26,6 @@ class ValidationDetector:
         self,
         model: MaskRCNN,
         dataset: CocoDataset,
-        annotations: Path,
         count: int = 100,
         seed: int = 0,
     ) -> None:
@@ -35,7 +33,7 @@ class ValidationDetector:
         order = np.random.default_rng(seed).permutation(dataset.num_images)
         self._images = sorted(int(i) for i in order[:count])
         ids = [dataset.image_info[i]["id"] for i in self._images]
-        self._ground_truth = read_ground_truth(annotations, image_ids=ids)
+        self._ground_truth = read_ground_truth(dataset.tables[0], image_ids=ids)
         self._detector: MaskRCNN | None = None
 
     def mask_ap(self) -> float:

@@ -7,9 +7,9 @@ from pathlib import Path
 from mrcnn.core.files import PathLike
 
 
-def run_folder(model_dir: PathLike, name: str) -> Path:
+def run_folder(model_dir: PathLike, name: str, now: datetime | None = None) -> Path:
     """Folder of a new run (not made yet)."""
-    return Path(model_dir) / f"{name.lower()}{datetime.now():%Y%m%dT%H%M}"
+    return Path(model_dir) / f"{name.lower()}{now or datetime.now():%Y%m%dT%H%M}"
 
 
 def make_run_folder(folder: PathLike) -> Path:

@@ -279,7 +279,7 @@ class Trainer:
         Keys number the images of all steps and processes: however a batch is cut, an
         image's RoIs, and what dropout leaves out of them, are the same.
         """
-        size, local = len(batch[0]), self.cluster.local_replicas
+        size, local = batch[0].shape[0], self.cluster.local_replicas
         if size % (local * self.accumulate):
             raise ValueError(
                 f"a batch of {size} images can't be cut into {self.accumulate} parts for "

@@ -16,7 +16,7 @@ BOX = (10, 5, 70, 45)  # of the only shirt in each image, y1, x1, y2, x2
 
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory):
-    """A data set of two noisy images with a shirt each, and its COCO file."""
+    """A data set of two noisy images with a shirt each, from its COCO file."""
     folder = tmp_path_factory.mktemp("data")
     y1, x1, y2, x2 = BOX
     images, annotations = [], []
@@ -31,7 +31,7 @@ def annotated(tmp_path_factory):
     categories = [{"id": 1, "name": "shirt"}, {"id": 2, "name": "skirt"}]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "coco.json").write_text(json.dumps(content))
-    return read_data(folder), folder / "coco.json"
+    return read_data(folder)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_mask_ap_by_hand(model, annotated, monkeypatch):
 
         return lambda min_score: predictor
 
-    detector = ValidationDetector(model, *annotated)
+    detector = ValidationDetector(model, annotated)
     # 101 recalls of 0, 0.01, ..., 1: one of two shirts is a recall of 0.5.
     for count, expected in ((2, 1.0), (1, 51 / 101), (0, 0.0)):
         monkeypatch.setattr(detector, "_predictor", find(count))
@@ -69,8 +69,8 @@ def test_mask_ap_by_hand(model, annotated, monkeypatch):
 def test_it_follows_the_weights(model, annotated):
     from mrcnn.commands.validation import ValidationDetector
 
-    dataset, path = annotated
-    detector = ValidationDetector(model, dataset, path, count=1, seed=2)
+    dataset = annotated
+    detector = ValidationDetector(model, dataset, count=1, seed=2)
     head = model.keras_model.get_layer("mrcnn_class_logits")
     head.kernel.assign(np.zeros(head.kernel.shape))
     head.bias.assign([0, 8, 0])  # all are shirts
