@@ -1,7 +1,6 @@
 """Images in, garments out: the detector as programs use it.
 
-    from mrcnn.core.files import PathLike
-from mrcnn.predictor import Predictor
+    from mrcnn.predictor import Predictor
 
     predictor = Predictor.load("weights")
     for result in predictor.stream(["a.jpg", "b.png"]):
