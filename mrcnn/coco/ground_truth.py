@@ -153,13 +153,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def check_known(name: str, ids: Iterable[ImageId], known: Iterable[ImageId]) -> None:
     """Raises ValueError, with examples, if some ids are not among the known ones."""
     theirs = set(known)
-    unknown = sorted(set(ids) - theirs, key=str)
+    unknown = sorted(set(ids) - theirs, key=_numbers_first)
     if unknown:
         raise ValueError(
             f"{name} has {len(unknown)} ids that the annotations don't have, such as "
-            f"{unknown[:5]}; theirs are like {sorted(theirs, key=str)[:5]}. Pass the annotations "
-            "that the results were made for"
+            f"{unknown[:5]}; theirs are like {sorted(theirs, key=_numbers_first)[:5]}. Pass "
+            "the annotations that the results were made for"
         )
+
+
+def _numbers_first(key: Any) -> tuple[bool, float, str]:
+    """Sorts ids: numbers by value, then all else as text."""
+    is_number = isinstance(key, int | float)
+    return not is_number, key if is_number else 0, str(key)
 
 
 def read_results(truth: GroundTruth, results: Any, masks: bool | None = None) -> Detections:

@@ -140,6 +140,12 @@ def test_refused_results(change, message):
         read_results(truth, [GOOD, {**GOOD, **change}])
 
 
+def test_examples_of_ids_come_in_the_order_of_numbers():
+    known = [30, 4, 200, "b", 1, 5]
+    with pytest.raises(ValueError, match=r"\[9, 10, 'a'\]; theirs are like \[1, 4, 5, 30, 200\]"):
+        ground_truth.check_known("ids", [10, "a", 9, 4], known)
+
+
 def test_results_without_a_key_or_of_another_form(tmp_path):
     truth = read_ground_truth(one_image((BOX, 1)))
     with pytest.raises(ValueError, match="result 0 .and 0 more. has no 'score'"):
