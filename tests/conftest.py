@@ -1,11 +1,13 @@
 """Shared by all tests: where the golden numbers lie, and models with the golden weights."""
 
+import gc
 import os
 import sys
 
 import numpy as np
 import pytest
 
+from mrcnn.core.memory import give_back
 from tests.helpers import GOLDEN, ROOT, config_from, read_json
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,6 +19,15 @@ sys.path.insert(0, str(ROOT))
 def pytest_collection_modifyitems(items):
     """Tests without TensorFlow run first: most mistakes show within seconds."""
     items.sort(key=lambda item: item.get_closest_marker("tf") is not None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freed_memory():
+    """Models and traces of a module are gone before the next begins: two processes in 4 GB."""
+    yield
+    if "tensorflow" in sys.modules:
+        gc.collect()
+        give_back()
 
 
 @pytest.fixture(scope="session")
