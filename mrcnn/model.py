@@ -328,7 +328,10 @@ class MaskRCNN:
         folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
         checkpoint = checkpoints.Checkpoints(folder, self.run_name).restore()
         if checkpoint is None:
-            raise FileNotFoundError(f"{folder} has no {checkpoints.LIST}; it is no run's folder")
+            raise FileNotFoundError(
+                f"{folder} is not a run folder, as it has no {checkpoints.LIST}; give one that a "
+                "training made"
+            )
         self.load_weights(checkpoint.weights, by_name=True)
         self._run_at(folder)
         self.epoch, self.resumed, self._has_folder = checkpoint.info["epoch"], checkpoint, True

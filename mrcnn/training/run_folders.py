@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mrcnn.core.files import PathLike
 
+_REMEDY = "give the folder and the name of a run, or start a new one"
+
 
 def run_folder(model_dir: PathLike, name: str, now: datetime | None = None) -> Path:
     """Folder of a new run (not made yet)."""
@@ -63,7 +65,9 @@ def find_last_run(model_dir: PathLike, name: str) -> Path:
     for folder in run_folders(model_dir, name):
         if (folder / "checkpoints.json").exists():
             return folder
-    raise FileNotFoundError(f"no run named {name.lower()!r} to go on with in {model_dir}")
+    raise FileNotFoundError(
+        f"no run named {name.lower()!r} to go on with in {model_dir}; {_REMEDY}"
+    )
 
 
 def find_last(model_dir: PathLike, name: str) -> str:
@@ -78,5 +82,5 @@ def find_last(model_dir: PathLike, name: str) -> str:
         if found:
             return str(folder / max(found, key=lambda match: int(match.group(1))).group())
     raise FileNotFoundError(
-        f"no checkpoint of a run named {name.lower()!r} in {Path(model_dir).resolve()}"
+        f"no checkpoint of a run named {name.lower()!r} in {Path(model_dir).resolve()}; {_REMEDY}"
     )
