@@ -25,7 +25,8 @@ def pytest_collection_modifyitems(items):
 def freed_memory():
     """Models and traces of a module are gone before the next begins: two processes in 4 GB."""
     yield
-    if "tensorflow" in sys.modules:
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
         gc.collect()
         give_back()
 

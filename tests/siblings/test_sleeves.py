@@ -296,6 +296,7 @@ def write_skirts(folder, image, boxes):
     (folder / "train_coco.json").write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_command_from_images_to_refined_results(small_weights, golden_images, tmp_path, capsys):
     """A head that is shown skirts where the model sees trousers and skirts finds skirts."""
     from mrcnn.predictor import Predictor

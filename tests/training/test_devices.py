@@ -133,6 +133,7 @@ def test_a_batch_in_parts_equals_the_whole_batch(alone, tmp_path):
             assert row[name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one(alone, tmp_path):
     process = start(tmp_path, devices=2, images=2, epochs=1)
     output, _ = process.communicate(timeout=300)

@@ -499,6 +499,7 @@ def test_options_that_do_not_exist_are_refused(straight):
         train(straight[0], 3, early_stoping=1)
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_resumed_at_its_border_equals_one_that_is_not(straight, tmp_path):
     """A new stage begins with a new optimizer, but with the weights and not their averages."""
 

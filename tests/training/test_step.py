@@ -104,6 +104,7 @@ def test_images_without_objects_have_no_box_and_mask_loss(tmp_path):
     assert losses["rpn_class_loss"] > 0 and np.isfinite(list(losses.values())).all()
 
 
+@pytest.mark.slow
 def test_gradients_of_the_compact_backbone_repeat_to_the_bit(tmp_path):
     """Of depthwise convolutions too: the tests of resuming take a smaller network."""
     from tests.helpers.shapes import ShapesConfig, shapes
