@@ -2,7 +2,11 @@
 
 import sys
 
-from mrcnn.commands.convert import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from mrcnn.commands.convert import main
+
+        status = main()
+    except KeyboardInterrupt:  # while the imports above take their time
+        status = 130
+    sys.exit(status)

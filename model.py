@@ -2,7 +2,11 @@
 
 import sys
 
-from mrcnn.commands.main import main
-
 if __name__ == "__main__":
-    sys.exit(main(own_process=True))
+    try:
+        from mrcnn.commands.main import main
+
+        status = main(own_process=True)
+    except KeyboardInterrupt:  # while the imports above take their time
+        status = 130
+    sys.exit(status)

@@ -8,7 +8,7 @@ list of numbers or compressed to text. A mask is such a dict with compressed cou
 A polygon of less than three points covers nothing and is left out. ValueError is raised for
 anything that is neither form, a list of which no polygon is left, a value that is no finite number,
 a point more than `REACH` times the longer side away (pycocotools' time and memory go by distance),
-an RLE of another size than its image, and runs that don't add up to the image's pixels
+an image of a negative size or `MOST_PIXELS`, an RLE of another size than its image, and runs that don't add up to the image's pixels
 (pycocotools hangs on these, or reads whatever lies in memory). An empty list is an empty mask.
 """
 
@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 from mrcnn.coco.run_lengths import first_broken
 
 REACH = 10
+MOST_PIXELS = 2**32  # run lengths are 32 bits; pycocotools crashes on more
 BROKEN = "the runs of its RLE don't add up to the pixels of its image"
 
 Size = tuple[int, int]  # (height, width), pixels
@@ -77,6 +78,11 @@ def to_rles(segmentations: Iterable[Any], sizes: Iterable[Size]) -> list[RLE]:
 
 def _converted(segmentation: Any, size: Size) -> RLE:
     """As `to_rle`, but compressed counts are taken as they are."""
+    if min(size) < 0 or size[0] * size[1] >= MOST_PIXELS:
+        raise ValueError(
+            f"the image is {size[1]} x {size[0]} (width x height), which no mask can have; correct "
+            "its size in the file"
+        )
     if isinstance(segmentation, list):
         parts = polygons(segmentation, size)
         if segmentation and not parts:

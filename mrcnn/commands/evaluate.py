@@ -67,6 +67,8 @@ def run_evaluate(options: EvaluateOptions) -> int:
 
     # Mistakes are found before the model runs, which may take hours.
     _check_results(options)
+    if options.min_score is not None and not 0 <= options.min_score <= 1:
+        raise UsageError(f"--min_score is {options.min_score}; give a number from 0 to 1")
     earlier = read_earlier_run(options.compare) if options.compare else None
     if earlier and options.report.is_dir() and earlier.path.parent.samefile(options.report):
         raise UsageError(

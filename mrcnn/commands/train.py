@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,7 +309,13 @@ def _check_layers(model: "MaskRCNN", stages: list[Stage]) -> None:
 
     patterns = stage_patterns(model.config.BACKBONE)
     for stage in stages:
-        model.set_trainable(patterns.get(stage.layers, stage.layers), verbose=0)
+        try:
+            model.set_trainable(patterns.get(stage.layers, stage.layers), verbose=0)
+        except re.error as error:
+            raise UsageError(
+                f"the layers {stage.layers!r} are no regular expression ({error}); give heads, 3+, "
+                "4+, 5+, all or a regular expression of layer names"
+            ) from None
 
 
 def _start_from(model: "MaskRCNN", options: TrainOptions, class_names: list[str]) -> None:

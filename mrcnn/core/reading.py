@@ -84,7 +84,7 @@ def read_image(path: PathLike, apply_exif: bool = True, max_pixels: int = MAX_PI
         return _to_array(image if turn is None else image.transpose(turn))
     except Exception as error:  # Damaged files make Pillow's decoders raise all sorts of errors.
         why = _reason(error, path) if size else "the file is empty"
-        raise ImageError(f"{path} cannot be read: {why}; pass a sound JPEG, PNG, ...") from error
+        raise ImageError(f"{path} cannot be read: {why}; pass a valid JPEG, PNG, ...") from error
 
 
 def is_image(path: PathLike) -> bool:

@@ -114,7 +114,7 @@ def run_video(
         except KeyboardInterrupt:
             pass  # the way to end a webcam; what was recorded is kept
         if not frames:
-            raise ValueError(f"{source} gave no frame; pass a sound video file")
+            raise ValueError(f"{source} gave no frame; pass a valid video file")
     if progress:
         print(f"{frames} frames processed; results are in {folder / name}.*")
     return frames
@@ -131,7 +131,7 @@ def _open(av: Any, source: str) -> tuple[Any, str]:
         return av.open(source), Path(source).name
     except (av.FFmpegError, OSError) as error:
         raise ValueError(
-            f"can't open video {source!r}: {error}; pass a sound video file"
+            f"can't open video {source!r}: {error}; pass a valid video file"
         ) from error
 
 

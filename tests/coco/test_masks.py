@@ -148,3 +148,11 @@ def test_polygons_are_filled_as_by_pycocotools(size, parts):
     expected = coco_mask.merge(coco_mask.frPyObjects(parts, *size))
     assert to_rle(parts, size) == expected
     assert to_rle([*parts, [0, 0, 9, 9]], size) == expected  # not read as a box
+
+
+@pytest.mark.parametrize("size", [(1_000_000, 1_000_000), (65_536, 65_536), (-5, 10)])
+@pytest.mark.parametrize("segmentation", [[], [[1, 1, 1, 20, 20, 20]]])
+def test_images_of_impossible_sizes_have_no_masks(segmentation, size):
+    """pycocotools counts pixels in 32 bits, and crashes beyond."""
+    with pytest.raises(ValueError, match="which no mask can have; correct its size"):
+        to_rle(segmentation, size)

@@ -375,3 +375,9 @@ def test_a_missing_split_says_what_to_do(tmp_path):
     path = tmp_path / "train_coco.json"
     path.write_text("{}")
     assert split_files(tmp_path, tmp_path, "train") == (path, tmp_path / "train" / "image")
+
+
+@pytest.mark.parametrize("score", ["nan", "-1", "2"])
+def test_evaluate_refuses_impossible_scores(score, capsys):
+    assert main(["evaluate", "--min_score", score]) == 2
+    assert "give a number from 0 to 1" in capsys.readouterr().err

@@ -145,3 +145,9 @@ def test_failures_are_told_plainly(monkeypatch, train, data, capsys, failure, st
     options = ["--model", "compact", "--size", "128", "--weights", "none"]
     assert main(["train", "--data", str(data), *options]) == status
     assert "5.jpg" in (text := capsys.readouterr().err) and words in text
+
+
+def test_layers_that_are_no_expression_are_told_plainly(train, data, capsys):
+    options = ["--model", "compact", "--size", "128", "--weights", "none", "--layers", "("]
+    assert main(["train", "--data", str(data), *options]) == 2
+    assert "the layers '(' are no regular expression" in capsys.readouterr().err

@@ -163,7 +163,7 @@ def test_read_avif_and_a_single_pixel(tmp_path):
 
 def test_heic_is_read_or_says_what_it_needs(tmp_path):
     (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
-    with pytest.raises(reading.ImageError, match="cannot be read: .*; pass a sound JPEG"):
+    with pytest.raises(reading.ImageError, match="cannot be read: .*; pass a valid JPEG"):
         reading.read_image(tmp_path / "a.HEIC")
 
 
