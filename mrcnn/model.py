@@ -17,7 +17,7 @@ from mrcnn.core import classes
 from mrcnn.core.boxes import compute_backbone_shapes, config_anchors, denorm_boxes, norm_boxes
 from mrcnn.core.files import PathLike
 from mrcnn.core.image import compose_image_meta, mold_image, parse_image_meta, unmold_image
-from mrcnn.data.dataset import Dataset
+from mrcnn.data.dataset import Dataset, source_ids
 from mrcnn.data.generators import DataGenerator, data_generator
 from mrcnn.data.samples import load_image_gt
 from mrcnn.data.targets import build_detection_targets, build_rpn_targets, generate_random_rois
@@ -117,6 +117,8 @@ class MaskRCNN:
         keras_model: the Keras model; its layers have matterport's names.
         class_names: names by class id, background first; from the weights file or the data
             set, else by the class count (`classes.names_for`).
+        category_ids: the data set's ids by class id (0 for the background), from the same
+            sources, else the class ids.
         sleeve_head: of the weights file, if SLEEVE_REFINE asks for it, else None.
         epoch: epochs trained so far.
         log_dir, checkpoint_path: of the current run; `train` makes the folder, under a later
@@ -133,6 +135,7 @@ class MaskRCNN:
         config.validate()
         self.mode, self.config, self.model_dir = mode, config, str(model_dir)
         self.class_names: Sequence[str] = classes.names_for(config.NUM_CLASSES)
+        self.category_ids: Sequence[int] = classes.check_ids(None, config.NUM_CLASSES)
         # Before anything else of TensorFlow: several machines must join at the start.
         alone = Cluster(tf.distribute.get_strategy())
         self.cluster = find_cluster(config.GPU_COUNT) if mode == "training" else alone
@@ -186,20 +189,27 @@ class MaskRCNN:
                 f"{', '.join(left)}; detections will differ from run to run",
                 stacklevel=2,
             )
-        names = weights.inspect(filepath).class_names
-        if names and not set(report.excluded + report.missing) & set(weights.CLASS_LAYERS):
-            self.class_names = classes.check_names(names, self.config.NUM_CLASSES)
+        info, count = weights.inspect(filepath), self.config.NUM_CLASSES
+        left_out = set(report.excluded + report.missing) & set(weights.CLASS_LAYERS)
+        if info.class_names and not left_out:
+            self.class_names = classes.check_names(info.class_names, count)
+            self.category_ids = classes.check_ids(info.category_ids, count)
         if self._refines_sleeves:
             self.sleeve_head = sleeves.read_head(filepath, self.class_names)
         self.set_log_dir(filepath)
         return report
 
     def save_weights(self, filepath: PathLike, dtype: str = "float32") -> None:
-        """Writes the weights, class names, configuration and sleeve head; see `weights.save`."""
+        """Writes weights, classes, configuration and sleeve head; see `weights.save`."""
         # A file that says that its head is used must have one.
         config = self.config.to_dict() | {"SLEEVE_REFINE": False}
         weights.save(
-            self.keras_model, filepath, class_names=self.class_names, config=config, dtype=dtype
+            self.keras_model,
+            filepath,
+            class_names=self.class_names,
+            config=config,
+            dtype=dtype,
+            category_ids=self.category_ids,
         )
         if self.sleeve_head is not None:
             sleeves.write_head(self.sleeve_head, filepath, filepath, refine=True)
@@ -300,6 +310,7 @@ class MaskRCNN:
         self._need("training", "train")
         preflight.check_datasets(train_dataset, val_dataset, self.config.NUM_CLASSES)
         self.class_names = classes.check_names(train_dataset.class_names, self.config.NUM_CLASSES)
+        self.category_ids = classes.check_ids(source_ids(train_dataset), self.config.NUM_CLASSES)
         options = replace(
             options or TrainingOptions(),
             augmentation=augmentation,

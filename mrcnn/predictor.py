@@ -60,6 +60,7 @@ class Predictor:
 
     Attributes:
         class_names: by class id, background first.
+        category_ids: the training data's ids by class id, for COCO results.
         batch_size: images that the network takes at once.
         weights: the file that `load` opened, else None.
 
@@ -100,6 +101,7 @@ class Predictor:
         config = model.config
         self.weights: Path | None = None
         self.model, self.class_names = model, model.class_names
+        self.category_ids = model.category_ids
         size = _usual_batch(config) if batch_size is None else batch_size
         self.batch_size = _at_least_one("batch_size", size)
         self._min_score = config.DETECTION_MIN_CONFIDENCE if min_score is None else min_score

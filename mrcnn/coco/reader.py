@@ -88,6 +88,7 @@ class Category(msgspec.Struct, gc=False):
 
     id: int
     name: str
+    supercategory: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):

@@ -1,7 +1,7 @@
 """`model.py evaluate`: score a model, or a results file, on annotated images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,24 @@ import orjson
 from tqdm import tqdm
 
 from mrcnn.commands.arguments import UsageError
-from mrcnn.commands.shared import (
+from mrcnn.commands.data_sets import (
     DataOptions,
-    ModelOptions,
-    data_folders,
-    load_predictor,
-    load_split,
-    split_files,
+    DataPaths,
+    Split,
+    data_paths,
+    find_data,
+    make_dataset,
+    read_parts,
+    take_part,
 )
+from mrcnn.commands.shared import ModelOptions, load_predictor
+from mrcnn.commands.training_data import share_held_out_of
 from mrcnn.core.files import write_atomically
-from mrcnn.core.options import changed, option, subset, whole
+from mrcnn.core.options import changed, fraction, option, subset, whole
 
 if TYPE_CHECKING:
     from mrcnn.coco.ground_truth import Detections, GroundTruth
-    from mrcnn.data.dataset import CocoDataset
+    from mrcnn.predictor import Predictor
 
 # AP ranks all detections: the threshold for drawing must not cut any off.
 LOWEST_SCORE = 0.05
@@ -32,7 +36,14 @@ LOWEST_SCORE = 0.05
 @dataclass(frozen=True)
 class EvaluateOptions(DataOptions, ModelOptions):
     split: str = option(
-        "validation", "split to score, annotated in <split>_coco.json", group="data"
+        "validation", "split to score, as the data set spells it, or train, val, test", group="data"
+    )
+    val_split: float | None = option(
+        None,
+        "score the share of the images that `train` holds out with the same option; if not given, "
+        "as the run of the weights file did, else all images of data without splits",
+        group="data",
+        type=fraction,
     )
     results: Path | None = option(
         None,
@@ -74,27 +85,31 @@ def run_evaluate(options: EvaluateOptions) -> int:
         raise UsageError(
             f"--report {options.report} would replace the run to compare with; give another folder"
         )
-    (folder,) = data_folders(options)
-    annotations, images = split_files(*folder, options.split, images_needed=not options.results)
-    dataset = None if options.results else load_split([folder], options.split, options.limit)
-    # The data set has read the file; without one it is read here.
-    truth = read_ground_truth(dataset.tables[0] if dataset else annotations, limit=options.limit)
+    (paths,) = data_paths(options)
+    split = _split_to_score(options, paths)
+    # What is wrong with the annotations shows here.
+    truth = read_ground_truth(split.table, limit=options.limit)
     options.report.mkdir(parents=True, exist_ok=True)
     results = options.results or options.report / "results.json"
     weights: str | None = None
-    failures: list[tuple[str, str]] = []
-    if dataset:
-        weights, failures = _predict(options, dataset, results)
+    notes, failures = list(split.notes), list[tuple[str, str]]()
+    if options.results is None:
+        predictor = load_predictor(**subset(options, ModelOptions), min_score=LOWEST_SCORE)
+        weights = str(predictor.weights)
+        split, ids = _match_classes(predictor.class_names, split)
+        notes = list(split.notes)
+        truth = read_ground_truth(split.table, limit=options.limit)
+        failures = _predict(options, predictor, split, ids, results)
     detections = read_results(truth, results)
-    notes = [f"{name} failed and counts as found empty: {why}" for name, why in failures]
+    notes += [f"{name} failed and counts as found empty: {why}" for name, why in failures]
     notes += _doubts(truth, detections)
-    source = Source(options.split, str(annotations), weights, str(results), notes)
+    source = Source(options.split, str(split.part.source.file), weights, str(results), notes)
     scored = evaluate(
         truth, detections, EvaluationOptions(**subset(options, EvaluationOptions)), source
     )
     if earlier:
         compare(scored, earlier)
-    page = report.write_report(options.report, scored, results, images if images.is_dir() else None)
+    page = report.write_report(options.report, scored, results, split.images)
     print("\n".join([report.as_text(scored.metrics), "", *notes, f"Report: {page}"]))
     return 3 if failures else 0
 
@@ -109,18 +124,80 @@ def _check_results(options: EvaluateOptions) -> None:
         raise UsageError(f"no results at {options.results}; give a COCO results file")
 
 
-def _predict(
-    options: EvaluateOptions, dataset: "CocoDataset", path: Path
-) -> tuple[str, list[tuple[str, str]]]:
-    """Writes COCO results of all images.
+def _split_to_score(options: EvaluateOptions, paths: DataPaths) -> Split:
+    data_set = find_data(paths, options.split)
+    share, why = options.val_split or 0.0, "as asked"
+    if options.val_split is None and options.results is None and data_set.base:
+        share = share_held_out_of(data_set.base.file, Path(options.weights))
+        why = "as the run of the weights did"
+    part = take_part(paths, data_set, options.split, share)
+    (split,) = read_parts([part], images_needed=options.results is None)
+    file = part.source.file
+    if part.share:
+        held = "held out" if part.is_held_out else "not held out"
+        note = f"scored: {len(split.table.images)} images of {file}, {held} with --val_split {part.share:g}, {why}"
+    elif not part.source.role:
+        note = f"scored: all {len(split.table.images)} images of {file}, which names no split"
+    else:
+        return split
+    return replace(split, notes=(*split.notes, note))
+
+
+def _match_classes(names: Sequence[str], split: Split) -> tuple[Split, list[int | None]]:
+    """The split with the classes that the model has too, and what `to_coco` takes.
+
+    Args:
+        names: of the model, background first.
 
     Returns:
-        The weights file that was used, and (file, reason) of each image that failed.
+        The split, with notes of what isn't scored; by class id the data set's category id, None
+        for classes that it hasn't.
+
+    Raises:
+        UsageError: if they have no class in common.
     """
-    predictor = load_predictor(**subset(options, ModelOptions), min_score=LOWEST_SCORE)
-    _check_classes(predictor.class_names, dataset)
+    from mrcnn.coco.selection import match_names, with_categories
+
+    categories = split.table.categories
+    theirs = [entry.name for entry in categories]
+    pairs = match_names(names[1:], theirs)
+    if not pairs:
+        raise UsageError(
+            f"the model's classes are {', '.join(names[1:])}, those of {split.part.source.file} "
+            f"{', '.join(theirs)}: none in common; give weights of a model of these classes"
+        )
+    ids: list[int | None] = [None] * len(names)
+    for model_class, k in pairs.items():
+        ids[model_class + 1] = categories[k].id
+    ours = [name for i, name in enumerate(names[1:]) if i not in pairs]
+    lacking = [name for k, name in enumerate(theirs) if k not in pairs.values()]
+    notes = [
+        f"not scored: {', '.join(left)}, which {side} lack{'s' if side[-1] == 'l' else ''}"
+        for left, side in ((ours, "the annotations"), (lacking, "the model"))
+        if left
+    ]
+    if lacking:
+        scored = [categories[k] for k in sorted(pairs.values())]
+        split = replace(split, table=with_categories(split.table, scored))
+    return replace(split, notes=(*split.notes, *notes)), ids
+
+
+def _predict(
+    options: EvaluateOptions,
+    predictor: "Predictor",
+    split: Split,
+    ids: list[int | None],
+    path: Path,
+) -> list[tuple[str, str]]:
+    """Writes COCO results of all images, of classes that have a category id.
+
+    Returns:
+        (file, reason) of each image that failed.
+    """
+    dataset, _ = make_dataset([split], options.limit)
+    known = [class_id for class_id, category_id in enumerate(ids) if category_id is not None]
     failures: list[tuple[str, str]] = []
-    ids: list[Any] = []
+    image_ids: list[Any] = []
 
     def images() -> Iterator[np.ndarray]:
         for image_id in tqdm(dataset.image_ids, options.split):
@@ -130,24 +207,15 @@ def _predict(
             except (OSError, ValueError) as error:
                 failures.append((Path(info["path"]).name, str(error)))
             else:
-                ids.append(info["id"])
+                image_ids.append(info["id"])
                 yield image
 
     rows: list[Any] = []
     for i, result in enumerate(predictor.stream(images())):
-        rows += result.to_coco(ids[i])
+        scored = result.select(np.isin(result.class_ids, known))
+        rows += scored.to_coco(image_ids[i], ids)
     write_atomically(path, orjson.dumps(rows))
-    return str(predictor.weights), failures
-
-
-def _check_classes(names: Sequence[str], dataset: "CocoDataset") -> None:
-    """Results name classes by number, so model and annotations must number them alike."""
-    for entry in dataset.class_info[1:]:
-        if entry["id"] >= len(names) or names[entry["id"]] != entry["name"]:
-            raise UsageError(
-                f"category {entry['id']} is {entry['name']!r} in the annotations, but the model's "
-                f"classes are {list(names)}; give weights of a model of the same classes"
-            )
+    return failures
 
 
 def _doubts(truth: "GroundTruth", detections: "Detections") -> list[str]:

@@ -4,25 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrcnn.commands.arguments import UsageError
-from mrcnn.commands.shared import DataOptions, data_folders, split_files
+from mrcnn.commands.data_sets import DataOptions, data_paths, find_data, take_part
 from mrcnn.core.options import option, positive, whole
 
 
 @dataclass(frozen=True)
 class InspectOptions(DataOptions):
-    annotations: Path | None = option(
-        None,
-        "folder of the converted annotations, <split>_coco.json, or a COCO file; if not given, "
-        "--data",
-        group="data",
-    )
     split: str | None = option(
         None,
-        "split to inspect; if not given, train, or as the file --annotations is named",
+        "split to inspect; if not given, the only one, or train",
         group="data",
-    )
-    images: Path | None = option(
-        None, "folder of the images; if not given, searched for", group="data"
     )
     output_folder: Path | None = option(
         None, "folder for the page; if not given, output_folder/inspect_<split>"
@@ -35,16 +26,18 @@ def run_inspect(options: InspectOptions) -> int:
     """Writes counts of the annotations and a page that shows them; returns the exit status."""
     from mrcnn.reports.inspection import inspect_coco, summary
 
-    annotations, folders, split = _find(options)
-    if options.images:
-        if not options.images.is_dir():
-            raise UsageError(f"no folder {options.images}; give the folder of the images")
-        folders = [options.images]
-    output_folder = options.output_folder or Path("output_folder") / f"inspect_{split}"
+    if options.images and not options.images.is_dir():
+        raise UsageError(f"no folder {options.images}; give the folder of the images")
+    (paths,) = data_paths(options)
+    data_set = find_data(paths, options.split or "train")
+    source = data_set.sources[0]
+    if options.split or len(data_set.sources) > 1:
+        source = take_part(paths, data_set, options.split or "train").source
+    split = options.split or source.name
     found = inspect_coco(
-        annotations,
-        folders,
-        output_folder,
+        source.file,
+        source.folders,
+        options.output_folder or Path("output_folder") / f"inspect_{split}",
         split,
         options.limit,
         options.pictures,
@@ -52,19 +45,3 @@ def run_inspect(options: InspectOptions) -> int:
     )
     print(summary(found))
     return 0
-
-
-def _find(options: InspectOptions) -> tuple[Path, list[Path], str]:
-    """The COCO file, the folders where its images may be, and the split."""
-    from mrcnn.reports.inspection import likely_folders, split_name
-
-    given = options.annotations
-    if given and (given.is_file() or given.suffix == ".json"):
-        if not given.is_file():
-            raise UsageError(f"no file {given}; give a COCO file or a folder of them")
-        split = options.split or split_name(given)
-        return given, likely_folders(given, split, options.data), split
-    split = options.split or "train"
-    (folder,) = data_folders(options)
-    annotations, images = split_files(*folder, split)
-    return annotations, [images], split

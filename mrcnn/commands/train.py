@@ -5,6 +5,7 @@ import functools
 import math
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,17 @@ import numpy as np
 
 from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.environment import import_tensorflow
-from mrcnn.commands.shared import (
-    DataFoldersOptions,
-    PrecisionOptions,
-    data_folders,
-    load_folders,
-    load_split,
+from mrcnn.commands.data_sets import DataFoldersOptions
+from mrcnn.commands.shared import PrecisionOptions
+from mrcnn.commands.training_data import (
+    DEFAULT_SHARE,
+    TrainingData,
+    held_out_share,
+    load_paste_data,
+    load_training_data,
 )
-from mrcnn.core.classes import same_names
-from mrcnn.core.options import factor, option, positive, share, whole
+from mrcnn.core.classes import COCO, same_names
+from mrcnn.core.options import factor, fraction, option, positive, share, whole
 from mrcnn.data.augmentation import make_augmentation
 from mrcnn.data.policy import Policy
 from mrcnn.data.sampling import BALANCES, image_weights
@@ -31,6 +34,7 @@ from mrcnn.training.schedules import SCHEDULES, Stage, make_schedule, parse_stag
 if TYPE_CHECKING:
     from mrcnn.data.dataset import CocoDataset
     from mrcnn.model import MaskRCNN
+    from mrcnn.network.weights import FileInfo
     from mrcnn.training.checkpoints import Checkpoint
 
 _model = functools.partial(option, group="model")
@@ -97,6 +101,17 @@ class _CommandOptions(PrecisionOptions, DataFoldersOptions):
         choices=["val_loss", "mask_ap"],
     )
 
+    val_data: Path | None = option(
+        None,
+        "data set to validate on; if not given, the validation split of the first --data",
+        group="data",
+    )
+    val_split: float | None = _data(
+        None,
+        "share of the training images of the first --data to hold out for validation; 0: train "
+        f"without validation; if not given, {DEFAULT_SHARE} where there is no validation split",
+        type=fraction,
+    )
     augment: str = _data(
         "flip",
         "none, flip, default (flip, shift, scale, rotate, colour, occlusion, some close-ups), zoom "
@@ -118,10 +133,10 @@ class _CommandOptions(PrecisionOptions, DataFoldersOptions):
     paste: float = _data(0.0, "share of images that get garments of other images", type=share)
     recolour: float = _data(0.0, "share of garments to recolour", type=share)
     paste_data: Path | None = option(
-        None, "converted folder in DeepFashion2's layout to paste garments from", group="data"
+        None, "data set to paste objects from, as --data", group="data"
     )
     paste_annotations: Path | None = option(
-        None, "folder with its COCO files; if not given, --paste_data", group="data"
+        None, "its annotations, as --annotations", group="data"
     )
 
     gpus: int = _run(1, "GPUs of this machine to train on", type=positive)
@@ -151,6 +166,10 @@ class TrainOptions(TrainingOptions, _CommandOptions):
             raise UsageError(
                 "--paste_annotations is for --paste_data; give both, or leave both out"
             )
+        if self.val_data and self.val_split is not None:
+            raise UsageError("--val_data is validated on; leave out --val_split, or give it alone")
+        if self.val_split == 0 and self.best_by == "mask_ap":
+            raise UsageError("--best_by mask_ap needs images for validation, --val_split above 0")
         if self.batch_size % self.gpus:
             raise UsageError(
                 f"--batch_size {self.batch_size} is not a multiple of --gpus {self.gpus}"
@@ -181,23 +200,24 @@ class TrainOptions(TrainingOptions, _CommandOptions):
 
 def run_train(options: TrainOptions) -> int:
     """Trains a model; returns the exit status."""
-    folders = data_folders(options)
-    train_set, counts = load_folders(folders, "train", options.limit)
-    val_set = load_split(folders[:1], "validation", options.limit)
-    visits = count_visits(options, train_set, counts)
-    augmentation = _augmentation(options, visits)
+    data = load_training_data(options, held_out_share(_run_to_continue(options)))
+    options = dataclasses.replace(options, val_split=data.val_split)
+    train_set, val_set = data.train, data.validation
+    print("".join(f"note: {note}\n" for note in data.notes), end="")
+    visits = count_visits(options, train_set, data.counts)
+    augmentation = _augmentation(options, visits, train_set)
     import_tensorflow()
 
     from mrcnn.data.samples import ImageLoadError
     from mrcnn.training.stopping import TrainingStopped, WorkerLost
 
-    model = _make_model(options, visits.sum(), val_set.num_images)
+    model = _make_model(options, visits.sum(), data)
     _start_from(model, options, train_set.class_names)
     _check_layers(model, options.all_stages)
     options = dataclasses.replace(
         options,
         repeat_factors=None if (visits == 1).all() else visits,
-        facts={"arguments": options.as_text},
+        facts={"arguments": options.as_text, "validation": data.fact},
         **_validation(options, model, val_set),
     )
     try:
@@ -223,7 +243,7 @@ def _train_stages(
     model: "MaskRCNN",
     options: TrainOptions,
     train_set: "CocoDataset",
-    val_set: "CocoDataset",
+    val_set: "CocoDataset | None",
     augmentation: Any,
 ) -> None:
     stages = options.all_stages
@@ -271,8 +291,21 @@ def stage_to_continue(resumed: "Checkpoint | None", stages: list[Stage]) -> int:
     return names.index(name) if name in names else 0
 
 
-def _make_model(options: TrainOptions, train_visits: float, val_images: int) -> "MaskRCNN":
-    """The model to train; its epochs follow from the number of images."""
+def _run_to_continue(options: TrainOptions) -> Path | None:
+    """The folder of the run that --weights last or --resume means; None for a new run."""
+    from mrcnn.presets import CONFIGS
+    from mrcnn.training.run_folders import find_last_run
+
+    if options.start != "last" or options.resume:
+        return options.resume
+    try:
+        return find_last_run(options.logs, options.name or str(CONFIGS[options.model].NAME))
+    except FileNotFoundError:  # said later, when the model is there
+        return None
+
+
+def _make_model(options: TrainOptions, train_visits: float, data: TrainingData) -> "MaskRCNN":
+    """The model to train: classes and length of an epoch follow from the data."""
     import keras
 
     from mrcnn.model import MaskRCNN
@@ -281,9 +314,11 @@ def _make_model(options: TrainOptions, train_visits: float, val_images: int) -> 
 
     base = CONFIGS[options.model]
     batch = options.batch_size * count_processes()
+    val_images = data.validation.num_images if data.validation else 0
     steps, validation_steps = math.ceil(train_visits / batch), math.ceil(val_images / batch)
     values = {
         "NAME": options.name or base.NAME,
+        "NUM_CLASSES": data.train.num_classes,
         "GPU_COUNT": options.gpus,
         "IMAGES_PER_GPU": options.batch_size // options.gpus,
         "LEARNING_RATE": options.lr,
@@ -347,18 +382,26 @@ def _start_from(model: "MaskRCNN", options: TrainOptions, class_names: list[str]
     else:
         path = pretrained.find_weights(source)
         info = weights.inspect(path)
+        names = info.class_names or (COCO if source == "coco" else None)
         others = info.num_classes != model.config.NUM_CLASSES
-        if info.class_names and not same_names(info.class_names, class_names):
-            others = True
+        others = others or bool(names and not same_names(names, class_names))
+        if others and info.num_classes:
             print(
-                "The class layers start from random weights, as the file has other classes than "
-                f"the data: {', '.join(info.class_names[1:])}"
+                f"The class layers start from random weights: {path} has {_classes(names, info)}, "
+                f"the data {', '.join(class_names[1:])}"
             )
         model.load_weights(path, by_name=True, exclude=weights.CLASS_LAYERS if others else None)
         model.set_log_dir()  # a run of its own, even if the file is another run's
     print(f"Starting from {path}, epoch {model.epoch}")
     if model.random_layers:
         print(f"Layers that start from random weights: {', '.join(model.random_layers)}")
+
+
+def _classes(names: Sequence[str] | None, info: "FileInfo") -> str:
+    """The classes of a weights file in a few words."""
+    if names is None or len(names) > 21:
+        return f"{(info.num_classes or 1) - 1} other classes"
+    return ", ".join(names[1:])
 
 
 def _resume(model: "MaskRCNN", folder: Path | None) -> Path | str:
@@ -374,7 +417,9 @@ def _resume(model: "MaskRCNN", folder: Path | None) -> Path | str:
         return path
 
 
-def _augmentation(options: TrainOptions, visits: np.ndarray) -> Any:
+def _augmentation(
+    options: TrainOptions, visits: np.ndarray, train_set: "CocoDataset | None" = None
+) -> Any:
     """What --augment, --paste and --recolour ask for."""
     augmentation = make_augmentation(options.augment)
     changes: dict[str, Any] = {"paste": options.paste, "recolour": options.recolour}
@@ -386,20 +431,21 @@ def _augmentation(options: TrainOptions, visits: np.ndarray) -> Any:
             f"--{next(iter(changes))} goes with --augment flip, default, zoom or strong, not "
             f"{options.augment}"
         )
-    if options.paste_data:
-        folders = [(options.paste_data, options.paste_annotations or options.paste_data)]
-        changes["paste_from"] = load_split(folders, "train")
+    if options.paste_data and train_set:
+        changes["paste_from"] = load_paste_data(options, train_set)
     elif options.paste and not (visits == 1).all():
         changes["paste_weights"] = visits
     return dataclasses.replace(augmentation, **changes)
 
 
-def _validation(options: TrainOptions, model: "MaskRCNN", dataset: "CocoDataset") -> dict[str, Any]:
+def _validation(
+    options: TrainOptions, model: "MaskRCNN", dataset: "CocoDataset | None"
+) -> dict[str, Any]:
     """Options that need a detector beside the model in training."""
     by_ap = options.best_by == "mask_ap"
     if by_ap and model.cluster.workers > 1:
         raise UsageError("--best_by mask_ap works in one process only; leave it out here")
-    if not (by_ap or options.samples) or not model.cluster.is_chief:
+    if dataset is None or not (by_ap or options.samples) or not model.cluster.is_chief:
         return {}
     from mrcnn.commands.validation import ValidationDetector
 

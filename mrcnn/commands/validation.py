@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn.coco.ground_truth import read_ground_truth
-from mrcnn.data.dataset import CocoDataset
+from mrcnn.data.dataset import CocoDataset, source_ids
 from mrcnn.evaluation.per_image import coco_scores
 from mrcnn.model import MaskRCNN
 from mrcnn.network import weights
@@ -39,10 +39,11 @@ class ValidationDetector:
     def mask_ap(self) -> float:
         """COCO's mask AP on the chosen images, 0 to 1."""
         predictor = self._predictor(min_score=0.05)
+        ids = source_ids(self._dataset)
         results: list[Any] = []
         for i in self._images:
             (result,) = predictor([self._dataset.load_image(i)])
-            results += result.to_coco(self._dataset.image_info[i]["id"])
+            results += result.to_coco(self._dataset.image_info[i]["id"], ids)
         return coco_scores(self._ground_truth, results, ["segm"])["segm"]["AP"] or 0.0
 
     def draw_samples(self, count: int) -> list[tuple[str, np.ndarray]]:

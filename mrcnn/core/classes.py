@@ -75,6 +75,21 @@ def same_names(ours: Iterable[str], theirs: Iterable[str]) -> bool:
     return plain[0][1:] == plain[1][1:] and len(plain[0]) == len(plain[1])
 
 
+def check_ids(ids: Iterable[int] | None, num_classes: int) -> tuple[int, ...]:
+    """The ids that a data set gives a model's classes, by class id: (0, 7, 20, 55).
+
+    Args:
+        ids: background first, whose id means nothing; None takes the class ids.
+
+    Raises:
+        ValueError: if there isn't one for each class, or two classes have the same.
+    """
+    checked = tuple(range(num_classes) if ids is None else ids)
+    if len(checked) != num_classes or len(set(checked[1:])) != num_classes - 1:
+        raise ValueError(f"got the category ids {checked} for {num_classes} classes; give each one")
+    return checked
+
+
 def check_names(names: Iterable[object], num_classes: int) -> tuple[str, ...]:
     """Returns `names`, background first, as str, or raises if they can't name the model's classes.
 

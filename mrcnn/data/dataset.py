@@ -163,6 +163,16 @@ class Dataset:
         return self.load_mask(image_id)[1]
 
 
+def source_ids(dataset: Dataset) -> list[int] | None:
+    """The ids that the source gives the classes, by class id, for results in its terms.
+
+    None where they aren't different whole numbers, as with classes of several sources.
+    """
+    ids = [entry["id"] for entry in dataset.class_info]
+    are_whole = all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in ids)
+    return [int(i) for i in ids] if are_whole and len(set(ids[1:])) == len(ids) - 1 else None
+
+
 class Annotations(Sequence[dict[str, Any]]):
     """The annotations of one image: dicts of category_id, iscrowd and segmentation.
 
@@ -236,7 +246,7 @@ class CocoDataset(Dataset):
         whole.require(*needs)
         _warn_of_losses(whole)
         if source == DEEPFASHION2_SOURCE:
-            _check_deepfashion2(whole.categories, whole.name)
+            check_deepfashion2(whole.categories, whole.name)
         chosen = _choose_categories(whole.categories, class_names, whole.name)
         for category in chosen:
             self.add_class(source, category.id, category.name)
@@ -346,8 +356,17 @@ def _warn_of_losses(table: CocoTable) -> None:
         warnings.warn(f"{table.name}: {text}", stacklevel=3)
 
 
-def _check_deepfashion2(categories: list[Category], path: str) -> None:
-    """A label that is off by one trains without any error, so contradictions stop here."""
+def has_garments(categories: list[Category]) -> bool:
+    """Whether these are the 13 garments of DeepFashion2, by name."""
+    names = {entry.name for entry in categories}
+    return len(names) == len(DEEPFASHION2) - 1 and names <= set(_KNOWN_CATEGORY_IDS)
+
+
+def check_deepfashion2(categories: list[Category], path: str) -> None:
+    """Raises ValueError if garments have other ids than DeepFashion2's.
+
+    A label that is off by one trains without any error, so contradictions stop here.
+    """
     advice = "; renumber the categories, or pass source='...' if these are not DeepFashion2's"
     for entry in categories:
         known = _KNOWN_CATEGORY_IDS.get(entry.name)

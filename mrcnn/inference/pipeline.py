@@ -124,7 +124,8 @@ def run_images(
         masks/<name>.classes.png, masks/<name>.instances.png: ids as grey values, with a palette.
         cutouts/<name>.<number>_<class>.png: each garment on a transparent background.
         results.json, images.json: COCO's results format, and what `loadRes` needs beside it.
-            image_id is an image's position in the sorted list, from 1.
+            image_id is an image's position in the sorted list, from 1; category_id is that of the
+            data set if `predictor` has `category_ids`, else the class id.
         results.csv: one line a garment. failures.csv: file and reason, always written.
         index.html: the gallery. records/: what --resume needs, see `records`.
     An image that can't be read, detected in or drawn is listed and doesn't stop the rest.
@@ -176,7 +177,8 @@ def run_images(
             summary.stopped = "interrupted"
     failed = [(writable(name), writable(reason)) for name, reason in listing.failed]
     summary.failures = sorted(failed + pipeline.failures)
-    _write_run_files(summary, listing.images, records, names, outputs.save)
+    ids = getattr(predictor, "category_ids", None)
+    _write_run_files(summary, listing.images, records, names, outputs.save, ids)
     if progress:
         print(summary)
     return summary
@@ -197,6 +199,7 @@ def _write_run_files(
     records: Records,
     names: Sequence[str],
     save: Sequence[str],
+    category_ids: Sequence[int] | None = None,
 ) -> None:
     """Writes the files that cover the whole run, and completes the summary."""
     folder, counts = summary.output_folder, Counter[int]()
@@ -205,7 +208,7 @@ def _write_run_files(
     with ExitStack() as stack:
         files = []
         if "json" in save:
-            files.append(stack.enter_context(coco_files(folder, names)))
+            files.append(stack.enter_context(coco_files(folder, names, category_ids)))
         if "csv" in save:
             files.append(stack.enter_context(csv_table(folder, names)))
         if "html" in save:

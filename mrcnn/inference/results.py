@@ -23,7 +23,7 @@ KEPT_PIXELS = 32_000_000
 class CocoResult(TypedDict):
     """A row of COCO's results format; bbox is [x, y, width, height], pixels."""
 
-    image_id: int
+    image_id: int | str
     category_id: int
     bbox: list[float]
     score: float
@@ -199,17 +199,18 @@ class Result:
         return self._rles[i]
 
     def to_coco(
-        self, image_id: int = 1, category_ids: Sequence[int] | None = None
+        self, image_id: int | str = 1, category_ids: Sequence[int | None] | None = None
     ) -> list[CocoResult]:
         """The garments in COCO's results format.
 
         Args:
             category_ids: COCO's category id by class id; None: they are the same.
         """
+        numbers = range(len(self.class_names)) if category_ids is None else category_ids
         return [
             {
-                "image_id": int(image_id),
-                "category_id": class_id if category_ids is None else int(category_ids[class_id]),
+                "image_id": image_id if isinstance(image_id, str) else int(image_id),
+                "category_id": numbers[class_id],
                 "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
                 "score": float(self.scores[i]),
                 "segmentation": self.encoded(i),

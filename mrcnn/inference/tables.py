@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from mrcnn.core.classes import check_ids
 from mrcnn.core.files import replacing, write_atomically
 from mrcnn.inference.listing import writable
 from mrcnn.inference.records import Entry
@@ -53,9 +54,16 @@ def json_array(
 
 
 @contextmanager
-def coco_files(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
-    """results.json in COCO's results format, and images.json, the images and classes it names."""
-    categories = [{"id": i, "name": name} for i, name in enumerate(class_names) if i]
+def coco_files(
+    folder: Path, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+) -> Iterator[AddEntry]:
+    """results.json in COCO's results format, and images.json, the images and classes it names.
+
+    Args:
+        category_ids: COCO's category id by class id; None: they are the same.
+    """
+    ids = check_ids(category_ids, len(class_names))
+    categories = [{"id": ids[i], "name": name} for i, name in enumerate(class_names) if i]
     head = b'{"info":{"description":"pictures of results.json"},"images":['
     tail = b'],"annotations":[],"categories":' + orjson.dumps(categories) + b"}"
     with (
@@ -70,7 +78,7 @@ def coco_files(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
             for instance in record.instances:
                 row = {
                     "image_id": image_id,
-                    "category_id": instance.category_id,
+                    "category_id": ids[instance.category_id],
                     "bbox": instance.bbox,
                     "score": instance.score,
                     "segmentation": instance.segmentation,

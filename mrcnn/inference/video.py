@@ -31,7 +31,10 @@ CAMERA_RATE = 30  # frames a second, where a camera doesn't tell
 
 
 class StreamDetector(Protocol):
-    """What `run_video` needs of a detector, such as `mrcnn.predictor.Predictor`."""
+    """What `run_video` needs of a detector, such as `mrcnn.predictor.Predictor`.
+
+    Its `category_ids`, if it has any, are COCO's category id by class id.
+    """
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
         """Yields the result of each image."""
@@ -75,6 +78,7 @@ def run_video(
         ValueError: if the source can't be read, holds no video, or nothing is to be saved.
     """
     av, folder = load_av(), Path(output_folder)
+    ids = getattr(predictor, "category_ids", None)
     if not {"overlay", "json"} & set(outputs.save):
         raise ValueError("a video gives overlay and json only; save one of them or both")
     frames = 0
@@ -108,7 +112,7 @@ def run_video(
                     label_result(drawn, result, outputs.legend)
                     add_frame(drawn)
                 if add_row:
-                    for row in result.to_coco(frames):
+                    for row in result.to_coco(frames, ids):
                         add_row(row)
                 bar.update()
         except KeyboardInterrupt:

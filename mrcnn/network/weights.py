@@ -2,9 +2,10 @@
 
 Root attribute `layer_names`; one group a layer with attribute `weight_names`; datasets at
 /<layer>/<weight name>, such as /conv1/conv1/kernel:0. The RPN is one layer, `rpn_model`. Ours
-carry two more root attributes: `class_names` (JSON list, background first) and `config` (JSON
-of `Config.to_dict`), so that a model's labels and sizes can't get lost or mixed up; other
-readers ignore them.
+carry three more root attributes: `class_names` (JSON list, background first), `category_ids` (JSON
+list of the data set's ids of these classes) and `config` (JSON of
+`Config.to_dict`), so that a model's labels and sizes can't get lost or mixed up; other readers
+ignore them.
 """
 
 import json
@@ -64,6 +65,7 @@ def save(
     class_names: Sequence[str] | None = None,
     config: dict[str, Any] | None = None,
     dtype: str = "float32",
+    category_ids: Sequence[int] | None = None,
 ) -> None:
     """Writes all weights of a model, under a temporary name until they are complete.
 
@@ -73,6 +75,7 @@ def save(
         class_names: background first, or None to leave them out.
         config: as of `Config.to_dict`, or None.
         dtype: "float32", or "float16" for files half the size.
+        category_ids: as of `classes.check_ids`, or None to leave them out.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -86,6 +89,8 @@ def save(
         file.attrs["keras_version"] = np.bytes_(LAYOUT_VERSION)
         if class_names is not None:
             file.attrs["class_names"] = json.dumps(list(class_names))
+        if category_ids is not None:
+            file.attrs["category_ids"] = json.dumps([int(number) for number in category_ids])
         if config is not None:
             file.attrs["config"] = json.dumps(config)
         for name in names:
@@ -140,6 +145,8 @@ class FileInfo:
     config: dict[str, Any] | None
     # Shapes of all weights, by their path in the file such as "conv1/conv1/kernel:0".
     shapes: dict[str, tuple[int, ...]]
+    # The data set's ids by class id; None where the file carries none.
+    category_ids: tuple[int, ...] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -165,14 +172,17 @@ def inspect(path: PathLike) -> FileInfo:
     """
     with open_weights(path) as root:
         attrs = root.file.attrs
-        names, config = (
-            json.loads(attrs[k]) if k in attrs else None for k in ("class_names", "config")
+        names, config, ids = (
+            json.loads(attrs[k]) if k in attrs else None
+            for k in ("class_names", "config", "category_ids")
         )
         shapes = {}
         for layer in map(text, root.attrs["layer_names"]):
             for weight in _weight_names(root[layer]):
                 shapes[f"{layer}/{weight}"] = root[layer][weight].shape
-    return FileInfo(tuple(names) if names else None, config, shapes)
+    return FileInfo(
+        tuple(names) if names else None, config, shapes, None if ids is None else tuple(ids)
+    )
 
 
 def load(

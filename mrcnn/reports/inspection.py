@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mrcnn.coco.masks import decode
 from mrcnn.coco.reader import PROBLEMS, CocoTable
+from mrcnn.coco.selection import with_local_names
 from mrcnn.coco.statistics import WORDS, mask_of, read_completed, statistics
 from mrcnn.core.classes import BACKGROUND
 from mrcnn.core.files import replacing, write_atomically
@@ -74,7 +75,7 @@ def inspect_coco(
     Raises:
         ValueError: if the file is not a COCO instances file.
     """
-    table = read_completed(annotation_path, limit)
+    table = with_local_names(read_completed(annotation_path, limit))
     found = statistics(table)
     folder = next((f for f in folders if _has_images(f, table)), None)
     sheet = Sheet() if folder is None else contact_sheet(table, folder, count, seed)
@@ -124,24 +125,6 @@ def _write(
             montage([tile for _, tile in sheet.tiles], captions).save(temporary, "PNG")
     else:
         path.unlink(missing_ok=True)  # one of an earlier run would show other images
-
-
-def likely_folders(annotation_path: Path, name: str, data: Path) -> list[Path]:
-    """Folders where the images of a COCO file usually lie.
-
-    Args:
-        annotation_path: the COCO file.
-        name: of the split, such as "train" or "val2017".
-        data: a data set in DeepFashion2's layout, looked at last.
-    """
-    home = annotation_path.absolute().parent
-    below = (f"{name}/image", name, f"images/{name}", "images", "image", "")
-    return [*(root / b for root in (home, home.parent) for b in below), data / name / "image"]
-
-
-def split_name(annotation_path: Path) -> str:
-    """The split that a COCO file is named after: train_coco.json, instances_val2017.json."""
-    return annotation_path.stem.removesuffix("_coco").removeprefix("instances_")
 
 
 def summary(found: Mapping[str, Any]) -> str:
