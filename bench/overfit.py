@@ -16,8 +16,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from mrcnn.commands.data_sets import data_paths, load_split
 from mrcnn.commands.environment import import_tensorflow
-from mrcnn.commands.shared import data_folders, load_split
 
 
 def main():
@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--logs", default="/tmp/overfit")
     args = parser.parse_args()
-    dataset = load_split(data_folders(args), "train")
+    dataset = load_split(data_paths(args), "train")
     import_tensorflow()
     import keras
 

@@ -146,9 +146,8 @@ class MaskRCNN:
         self._anchors: dict[tuple[int, ...], np.ndarray] = {}
         self.progress: loop.Progress | None = None
         self.sleeve_head: SiblingHead | None = None
-        self.digest: bytes | None = (
-            None  # of the file's weights, where a `Predictor` has scaled them in place
-        )
+        # Of the file's weights, where a `Predictor` has scaled them in place.
+        self.digest: bytes | None = None
         if mode == "inference":
             describe = sleeves.describe if self._refines_sleeves else None
             self._detections = detection.DetectionGraph(self.keras_model, describe)
@@ -204,12 +203,7 @@ class MaskRCNN:
         # A file that says that its head is used must have one.
         config = self.config.to_dict() | {"SLEEVE_REFINE": False}
         weights.save(
-            self.keras_model,
-            filepath,
-            class_names=self.class_names,
-            config=config,
-            dtype=dtype,
-            category_ids=self.category_ids,
+            self.keras_model, filepath, True, self.class_names, config, dtype, self.category_ids
         )
         if self.sleeve_head is not None:
             sleeves.write_head(self.sleeve_head, filepath, filepath, refine=True)

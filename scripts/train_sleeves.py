@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from mrcnn.commands.arguments import UsageError
+from mrcnn.commands.data_sets import DataPaths, data_paths, find_part, load_split
 from mrcnn.commands.environment import import_tensorflow
-from mrcnn.commands.shared import data_folders, load_split, split_files
 
 if TYPE_CHECKING:
     from mrcnn.model import MaskRCNN
@@ -90,7 +90,7 @@ def collect_all(args: argparse.Namespace, model: "MaskRCNN") -> "Samples":
     if augmentation is not None and not isinstance(augmentation, Policy):
         raise UsageError(f"--augment {args.augment}: give none, flip, default, zoom or strong")
     parts, first = [], 0
-    for folder in data_folders(args):
+    for folder in data_paths(args):
         dataset = load_split([folder], "train", args.limit)
         if list(dataset.class_names) != list(model.class_names):
             raise UsageError(
@@ -109,7 +109,7 @@ def collect_all(args: argparse.Namespace, model: "MaskRCNN") -> "Samples":
     return Samples.joined(parts)
 
 
-def kept_path(args: argparse.Namespace, model: "MaskRCNN", folder: tuple[Path, ...]) -> Path | None:
+def kept_path(args: argparse.Namespace, model: "MaskRCNN", folder: DataPaths) -> Path | None:
     """The file in --samples for a folder's samples with these weights and options, or None."""
     from mrcnn.siblings.training import Samples
 
@@ -137,8 +137,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"--decay is {args.decay}; give 0 or more")
     if args.output and not args.output.parent.is_dir():
         raise UsageError(f"no folder {args.output.parent} to write {args.output.name} to; make it")
-    for images, annotations in data_folders(args):
-        split_files(images, annotations, "train")
+    for paths in data_paths(args):
+        find_part(paths, "train")
 
 
 def train(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ A split's role is "train", "validation" or "test", however it is spelled: val, v
 "" for a file that isn't divided into splits.
 """
 
+import itertools
 import mmap
 import os
 import re
@@ -81,11 +82,13 @@ class Source:
             LayoutError: if no folder has any of those that are looked for.
         """
         sample = names[:: max(1, len(names) // SAMPLE)][:SAMPLE]
-        found = {f: sum(_is_there(f, name) for name in sample) for f in self.folders if f.is_dir()}
-        best = max(found, key=found.__getitem__, default=None)  # the first of equals
-        if best is not None and (found[best] or not sample):
-            return best
-        looked = "".join(f"\n  {folder}" for folder in found or self.folders)
+        folders = [folder for folder in self.folders if folder.is_dir()]
+        # Names of files alone, if no folder has them with the folders that they are written with.
+        for wanted in (sample, [re.split(r"[/\\]", name)[-1] for name in sample]):
+            found = [sum(_is_there(folder, name) for name in wanted) for folder in folders]
+            if any(found) or (folders and not sample):
+                return folders[found.index(max(found))]  # the first of equals
+        looked = "".join(f"\n  {folder}" for folder in folders or self.folders)
         raise LayoutError(
             f"the images of {self.file}, such as {sample[0] if sample else 'none'}, are in none of "
             f"these folders; give theirs with --images:{looked}"
@@ -166,9 +169,7 @@ class DataSet:
         raise LayoutError(f"{self.path} has no split {split}; it has{_lines(self.sources)}")
 
 
-def open_data(
-    path: Path, annotations: Path | None = None, images: Path | None = None
-) -> DataSet:
+def open_data(path: Path, annotations: Path | None = None, images: Path | None = None) -> DataSet:
     """Looks for the COCO files of a data set.
 
     Args:
@@ -186,7 +187,7 @@ def open_data(
     home = path if path.is_dir() else given if given.is_dir() else given.absolute().parent
     if given.is_file():
         return DataSet(given, _from_file(given, home, images))
-    for place in (given, *_below(given)):
+    for place in itertools.chain([given], () if annotations else _below(given)):
         if sources := _from_folder(place, home if annotations else place, images):
             return DataSet(path if annotations else place, sources)
     raise LayoutError(_nothing_found(given))

@@ -32,7 +32,9 @@ def _unique(
 ) -> dict[str, int]:
     """Names as `key` gives them -> positions, but for those of several names and those taken."""
     count = Counter(map(key, names))
-    return {key(name): i for i, name in enumerate(names) if count[key(name)] == 1 and i not in taken}
+    return {
+        key(name): i for i, name in enumerate(names) if count[key(name)] == 1 and i not in taken
+    }
 
 
 def _loose(name: str) -> str:
@@ -102,6 +104,18 @@ def without_placeholder(table: CocoTable) -> CocoTable:
     place[kept] = np.arange(len(kept))
     categories = [table.categories[k] for k in kept]
     return replace(table, categories=categories, classes=place[table.classes])
+
+
+def check_unique_names(table: CocoTable) -> None:
+    """Raises ValueError if two categories have the same name: their objects would be mixed up."""
+    ids: dict[str, int] = {}
+    for entry in table.categories:
+        if entry.name in ids:
+            raise ValueError(
+                f"{table.name}: the categories {ids[entry.name]} and {entry.id} have the same name, "
+                f"{entry.name!r}; rename one of them, or give its annotations the other's id"
+            )
+        ids[entry.name] = entry.id
 
 
 def held_out(table: CocoTable, share: float) -> list[int]:

@@ -74,19 +74,24 @@ def data_paths(options: DataOptions | DataFoldersOptions) -> list[DataPaths]:
         UsageError: if they aren't equally many.
     """
     data = _as_list(options.data)
-    columns: list[Sequence[Path | None]] = [data]
-    for name in ("annotations", "images"):
-        given = _as_list(getattr(options, name, None)) or [None] * len(data)
-        if len(given) != len(data):
-            raise UsageError(
-                f"--data has {len(data)} folders but --{name} {len(given)}; give one for each"
-            )
-        columns.append(given)
-    return [DataPaths(*row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+    annotations = _one_each(options, "annotations", len(data))
+    images = _one_each(options, "images", len(data))
+    return [DataPaths(*row) for row in zip(data, annotations, images, strict=True)]
 
 
-def _as_list(value: Path | Sequence[Path] | None) -> list[Path]:
-    return [value] if isinstance(value, Path) else list(value or ())
+def _as_list(value: Path | Sequence[Path]) -> list[Path]:
+    return [value] if isinstance(value, Path) else list(value)
+
+
+def _one_each(options: object, name: str, count: int) -> Sequence[Path | None]:
+    given = getattr(options, name, None)  # some scripts don't have all of these options
+    if not given:
+        return [None] * count
+    if len(_as_list(given)) != count:
+        raise UsageError(
+            f"--data has {count} folders but --{name} {len(_as_list(given))}; give one for each"
+        )
+    return _as_list(given)
 
 
 def find_data(paths: DataPaths, split: str) -> DataSet:
@@ -119,7 +124,7 @@ def take_part(paths: DataPaths, data_set: DataSet, split: str, share: float = 0.
 def _unconverted(paths: DataPaths, split: str) -> str:
     """What to do about a split of DeepFashion2's layout without a COCO file; "" if it is none."""
     data, annotations = paths.data, paths.annotations or paths.data
-    if not (data / split / "image").is_dir() or annotations.is_file():
+    if not (data / split / "image").is_dir() or annotations.suffix == ".json":
         return ""
     output = f" --output_dir {annotations}" if annotations != data else ""
     return (
@@ -169,7 +174,12 @@ def read_parts(parts: Sequence[Part], images_needed: bool = True) -> list[Split]
 def _read(part: Part, images_needed: bool) -> Split:
     """The whole file of a part."""
     from mrcnn.coco.reader import read_coco
-    from mrcnn.coco.selection import choose_classes, with_local_names, without_placeholder
+    from mrcnn.coco.selection import (
+        check_unique_names,
+        choose_classes,
+        with_local_names,
+        without_placeholder,
+    )
     from mrcnn.data.dataset import check_deepfashion2, has_garments
 
     source = part.source
@@ -180,6 +190,7 @@ def _read(part: Part, images_needed: bool) -> Split:
     table = without_placeholder(read)
     if left := [entry.name for entry in read.categories if entry not in table.categories]:
         notes = (f"{source.file}: the category {left[0]!r} is no class, but Roboflow's project",)
+    check_unique_names(table)
     if has_garments(table.categories):
         check_deepfashion2(table.categories, table.name)
     if source.classes:
@@ -236,9 +247,7 @@ def make_dataset(
     return dataset, counts
 
 
-def load_split(
-    paths: Sequence[DataPaths], split: str, limit: int | None = None
-) -> "CocoDataset":
+def load_split(paths: Sequence[DataPaths], split: str, limit: int | None = None) -> "CocoDataset":
     """A split of one or several data sets, their classes joined by name."""
     splits = join_classes(read_parts([find_part(p, split) for p in paths]))
     return make_dataset(splits, limit)[0]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn.commands.arguments import UsageError
-from mrcnn.commands.environment import import_tensorflow
 from mrcnn.commands.data_sets import DataFoldersOptions
+from mrcnn.commands.environment import import_tensorflow
 from mrcnn.commands.shared import PrecisionOptions
 from mrcnn.commands.training_data import (
     DEFAULT_SHARE,
@@ -135,9 +135,7 @@ class _CommandOptions(PrecisionOptions, DataFoldersOptions):
     paste_data: Path | None = option(
         None, "data set to paste objects from, as --data", group="data"
     )
-    paste_annotations: Path | None = option(
-        None, "its annotations, as --annotations", group="data"
-    )
+    paste_annotations: Path | None = option(None, "its annotations, as --annotations", group="data")
 
     gpus: int = _run(1, "GPUs of this machine to train on", type=positive)
     samples: int = _run(4, "validation images to draw in TensorBoard", type=whole)
@@ -203,7 +201,7 @@ def run_train(options: TrainOptions) -> int:
     data = load_training_data(options, held_out_share(_run_to_continue(options)))
     options = dataclasses.replace(options, val_split=data.val_split)
     train_set, val_set = data.train, data.validation
-    print("".join(f"note: {note}\n" for note in data.notes), end="")
+    print("\n".join([data.summary, *(f"note: {note}" for note in data.notes)]))
     visits = count_visits(options, train_set, data.counts)
     augmentation = _augmentation(options, visits, train_set)
     import_tensorflow()

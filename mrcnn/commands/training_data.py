@@ -41,6 +41,7 @@ class TrainingData:
         fact: what run.json says of the validation images: `evaluate` and `--weights last` take
             the same.
         notes: what a user should know.
+        summary: the files, and how much of them is used, in a line.
     """
 
     train: "CocoDataset"
@@ -49,6 +50,7 @@ class TrainingData:
     val_split: float | None
     fact: dict[str, Any] | None
     notes: list[str]
+    summary: str
 
 
 def load_training_data(options: "TrainOptions", earlier: float | None) -> TrainingData:
@@ -73,7 +75,9 @@ def load_training_data(options: "TrainOptions", earlier: float | None) -> Traini
     train, counts = make_dataset(splits, options.limit)
     validation = with_classes(read[-1], splits[0].table.categories) if val_part else None
     val_set = make_dataset([validation], options.limit)[0] if validation else None
-    found = [note for split in (*splits, *([validation] if validation else [])) for note in split.notes]
+    found = [
+        note for split in (*splits, *([validation] if validation else [])) for note in split.notes
+    ]
     return TrainingData(
         train,
         val_set,
@@ -85,7 +89,17 @@ def load_training_data(options: "TrainOptions", earlier: float | None) -> Traini
             *_class_notes(read[: len(parts)], train.class_names[1:]),
             *_validation_notes(options, splits[0], validation),
         ],
+        summary=_summary(splits, validation, train.class_names[1:]),
     )
+
+
+def _summary(splits: Sequence[Split], validation: Split | None, classes: Sequence[str]) -> str:
+    images = [f"{len(s.table.images):,} images of {s.part.source.file}" for s in splits]
+    if validation:
+        used = f"{len(validation.table.images):,} of {validation.part.source.file}"
+        images.append(f"for validation {used}")
+    names = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    return f"Data: {', '.join(images)}; {len(classes)} classes: {names}"
 
 
 def _share(
@@ -122,7 +136,9 @@ def _class_notes(read: Sequence[Split], classes: Sequence[str]) -> list[str]:
     lists = [[entry.name for entry in split.table.categories] for split in read]
     if all(names == lists[0] for names in lists):
         return []
-    held = "; ".join(f"{s.part.source.file}: {', '.join(n)}" for s, n in zip(read, lists, strict=True))
+    held = "; ".join(
+        f"{s.part.source.file}: {', '.join(n)}" for s, n in zip(read, lists, strict=True)
+    )
     return [f"the data sets have other classes, joined by name to {', '.join(classes)} ({held})"]
 
 
@@ -149,7 +165,7 @@ class _Validation(msgspec.Struct):
 
 
 class _Run(msgspec.Struct):
-    validation: _Validation | None | msgspec.UnsetType = msgspec.UNSET
+    validation: _Validation | msgspec.UnsetType | None = msgspec.UNSET
 
 
 def _fact(part: Part | None) -> dict[str, Any] | None:
@@ -193,5 +209,7 @@ def share_held_out_of(file: Path, weights: Path) -> float:
 def load_paste_data(options: "TrainOptions", train_set: "CocoDataset") -> "CocoDataset":
     """The training images of --paste_data, their classes those of the training data."""
     assert options.paste_data
-    (split,) = read_parts([find_part(DataPaths(options.paste_data, options.paste_annotations), "train")])
+    (split,) = read_parts(
+        [find_part(DataPaths(options.paste_data, options.paste_annotations), "train")]
+    )
     return make_dataset([with_classes(split, train_set.tables[0].categories)])[0]

@@ -12,11 +12,12 @@ import pytest
 import mrcnn
 from mrcnn.commands import main as command_line
 from mrcnn.commands.arguments import Help, UsageError, add_options, from_arguments
+from mrcnn.commands.data_sets import DataPaths, data_paths, find_part
 from mrcnn.commands.evaluate import EvaluateOptions
 from mrcnn.commands.inference import ImageOptions, InferenceOptions
 from mrcnn.commands.inspect import InspectOptions
 from mrcnn.commands.main import COMMANDS, build_parser, cli, main
-from mrcnn.commands.shared import data_folders, split_files
+from mrcnn.commands.train import TrainOptions
 from mrcnn.core.options import changed, factor, option, positive, share, subset, whole, words
 from mrcnn.inference.writers import Outputs
 from tests.helpers import ROOT
@@ -105,7 +106,8 @@ def parsed(*arguments):
 def test_defaults():
     model = {"weights": "weights", "precision": "auto", "size": None, "tta": False}
     model |= {"refine": None, "sleeve_refine": None}
-    data = {"data": Path("data/deepfashion2"), "annotations": None, "limit": None}
+    data = {"data": Path("data/deepfashion2"), "annotations": None, "images": None}
+    data |= {"limit": None}
     assert dataclasses.asdict(parsed("inference")) == model | {
         "input_folder": "input_folder",
         "recursive": False,
@@ -128,6 +130,7 @@ def test_defaults():
     }
     assert dataclasses.asdict(parsed("evaluate")) == model | data | {
         "split": "validation",
+        "val_split": None,
         "results": None,
         "report": Path("output_folder/report"),
         "compare": None,
@@ -137,7 +140,6 @@ def test_defaults():
     }
     assert dataclasses.asdict(parsed("inspect")) == data | {
         "split": None,
-        "images": None,
         "output_folder": None,
         "pictures": 24,
         "seed": 0,
@@ -319,7 +321,7 @@ def test_the_console_script(monkeypatch, capsys):
     monkeypatch.setenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     monkeypatch.setattr(sys, "argv", ["mask-rcnn-clothing", "inspect", "--data", "nowhere"])
     assert cli() == 2
-    assert capsys.readouterr().err.startswith("mask-rcnn-clothing inspect: No DeepFashion2 images")
+    assert capsys.readouterr().err.startswith("mask-rcnn-clothing inspect: there is no file")
 
 
 def test_the_module_form(tmp_path):
@@ -332,7 +334,7 @@ def test_the_module_form(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and done.stderr.startswith("python -m mrcnn inspect: No Deep")
+    assert done.returncode == 2 and done.stderr.startswith("python -m mrcnn inspect: there is no")
 
 
 @pytest.mark.parametrize(
@@ -352,29 +354,37 @@ def test_inference_finds_mistakes_before_it_loads_a_model(options, text, tmp_pat
 # --- Data folders ---------------------------------------------------------------------------------
 
 
-def test_data_folders_in_pairs(tmp_path):
-    a, b = Path("a"), Path("b")
-    assert data_folders(EvaluateOptions(data=a)) == [(a, a)]
-    assert data_folders(EvaluateOptions(data=a, annotations=b)) == [(a, b)]
+def test_what_is_given_of_each_data_set():
+    a, b, c = Path("a"), Path("b"), Path("c")
+    assert data_paths(EvaluateOptions(data=a)) == [(a, None, None)]
+    assert data_paths(EvaluateOptions(data=a, annotations=b, images=c)) == [(a, b, c)]
+    several = TrainOptions(data=(a, b), images=(c, c))
+    assert data_paths(several) == [(a, None, c), (b, None, c)]
 
 
-def test_train_without_data_says_what_the_data_is(tmp_path, capsys):
-    assert main(["train", "--data", str(tmp_path / "none")]) == 2
+def test_train_without_options_says_what_the_data_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train"]) == 2
     assert "https://github.com/switchablenorms/DeepFashion2" in capsys.readouterr().err
+    assert main(["train", "--data", "none"]) == 2
+    assert "there is no file or folder none" in capsys.readouterr().err
 
 
 def test_a_missing_split_says_what_to_do(tmp_path):
-    with pytest.raises(UsageError, match="No DeepFashion2 images"):
-        split_files(tmp_path, tmp_path, "train")
-    with pytest.raises(UsageError, match="no COCO annotations at .*train_coco.json"):
-        split_files(tmp_path, tmp_path, "train", images_needed=False)
+    with pytest.raises(UsageError, match="holds no COCO file .nothing.. Known layouts:"):
+        find_part(DataPaths(tmp_path), "train")
     (tmp_path / "train" / "image").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no COCO annotations at .*train_coco.json"):
+        find_part(DataPaths(tmp_path), "train")
     converter = r"python convert_to_coco.py --data \S+ --output_dir \S+coco$"
     with pytest.raises(UsageError, match=converter):
-        split_files(tmp_path, tmp_path / "coco", "train")
+        find_part(DataPaths(tmp_path, tmp_path / "coco"), "train")
     path = tmp_path / "train_coco.json"
     path.write_text("{}")
-    assert split_files(tmp_path, tmp_path, "train") == (path, tmp_path / "train" / "image")
+    assert find_part(DataPaths(tmp_path), "train").source.file == path
+    (tmp_path / "validation" / "image").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no COCO annotations at .*validation_coco.json"):
+        find_part(DataPaths(tmp_path), "validation")
 
 
 @pytest.mark.parametrize("score", ["nan", "-1", "2"])

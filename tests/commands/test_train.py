@@ -86,7 +86,7 @@ def test_options_reach_the_training_of_each_stage(train):
     arguments = heads.facts["arguments"]
     assert arguments["command"] == "train" and arguments["early_stopping"] == "4"
     assert arguments["weights"] == "none" and arguments["data"].endswith("data")
-    assert "schedule" not in arguments and len(arguments) == 43
+    assert "schedule" not in arguments and len(arguments) == 46
     assert model.config.STEPS_PER_EPOCH == model.config.VALIDATION_STEPS == 1
 
 

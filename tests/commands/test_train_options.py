@@ -1,14 +1,15 @@
 """How `model.py train` reads its data folders, without TensorFlow."""
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mrcnn.commands.arguments import UsageError, from_arguments
+from mrcnn.commands.data_sets import data_paths
 from mrcnn.commands.main import build_parser, main
-from mrcnn.commands.shared import data_folders, load_folders
 from mrcnn.commands.train import (
     TrainOptions,
     _augmentation,
@@ -16,6 +17,7 @@ from mrcnn.commands.train import (
     stage_names,
     stage_to_continue,
 )
+from mrcnn.commands.training_data import load_training_data
 from mrcnn.data.policy import FLIP, STRONG
 from mrcnn.training.schedules import parse_stages
 from tests.helpers.coco_files import write_coco
@@ -26,33 +28,39 @@ def parsed(*options):
     return from_arguments(TrainOptions, arguments)
 
 
+def load(*options):
+    """The training data set that these options make, and its number of images by --data."""
+    data = load_training_data(parsed(*options), None)
+    return data.train, data.counts
+
+
 def test_training_images_of_several_folders_are_joined(tmp_path):
     one, two = write_coco(tmp_path / "one", [1, 2, 1]), write_coco(tmp_path / "two", [8])
-    args = parsed("--data", one, two)
-    dataset, counts = load_folders(data_folders(args), "train")
+    dataset, counts = load("--data", one, two, "--val_split", 0)
     assert counts == [3, 1] and dataset.num_classes == 14
     assert [int(dataset.load_class_ids(i)[0]) for i in dataset.image_ids] == [1, 2, 1, 8]
     parents = [info["path"].split("/")[-4] for info in dataset.image_info]
     assert parents == ["one", "one", "one", "two"]
-    assert load_folders(data_folders(args), "train", limit=1)[1] == [1, 1]
+    assert load("--data", one, two, "--val_split", 0, "--limit", 1)[1] == [1, 1]
 
 
 def test_annotations_may_lie_elsewhere(tmp_path):
     write_coco(tmp_path / "a", [1])
     write_coco(tmp_path / "b", [2, 3])
-    (tmp_path / "pictures" / "train" / "image").mkdir(parents=True)
+    pictures = tmp_path / "pictures" / "train" / "image"
+    shutil.copytree(tmp_path / "b" / "train" / "image", pictures)
     both = [tmp_path / "pictures"] * 2
-    args = parsed("--data", *both, "--annotations", tmp_path / "a", tmp_path / "b")
-    assert load_folders(data_folders(args), "train")[1] == [1, 2]
-    args = parsed("--data", *both, "--annotations", tmp_path / "a")
+    options = ["--val_split", 0, "--annotations", tmp_path / "a", tmp_path / "b"]
+    dataset, counts = load("--data", *both, *options)
+    assert counts == [1, 2] and dataset.image_info[0]["path"] == str(pictures / "0.jpg")
     with pytest.raises(UsageError, match="--data has 2 folders but --annotations 1"):
-        data_folders(args)
+        data_paths(parsed("--data", *both, "--annotations", tmp_path / "a"))
 
 
 def test_each_folders_images_come_as_often_as_asked(tmp_path):
     folders = write_coco(tmp_path / "one", [1, 2]), write_coco(tmp_path / "two", [8])
-    options = ["--data", *folders]
-    dataset, counts = load_folders(data_folders(parsed(*options)), "train")
+    options = ["--data", *folders, "--val_split", 0]
+    dataset, counts = load(*options)
     assert count_visits(parsed(*options), dataset, counts).tolist() == [1, 1, 1]
     args = parsed(*options, "--repeat", "2.5", "1", "--focus", "trousers:3")
     np.testing.assert_allclose(count_visits(args, dataset, counts), [2.5, 2.5, 3])

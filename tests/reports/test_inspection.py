@@ -1,7 +1,6 @@
 """`model.py inspect`: the images it draws, its page and what it prints."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,30 +129,6 @@ def test_montage():
     assert (sheet[:, 40:50] == 255).all()  # no name reaches into the next column
 
 
-# --- Where the images are -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("file", "image"),
-    [
-        ("d/train_coco.json", "d/train/image/1.jpg"),
-        ("d/instances_val2017.json", "d/val2017/1.jpg"),
-        ("d/annotations/instances_val2017.json", "d/val2017/1.jpg"),
-        ("d/annotations/instances_val2017.json", "d/images/val2017/1.jpg"),
-        ("d/annotations/train.json", "d/images/1.jpg"),
-        ("d/train/_annotations.coco.json", "d/train/1.jpg"),
-        ("elsewhere/train_coco.json", "data/train/image/1.jpg"),
-    ],
-)
-def test_images_are_found_near_the_file(tmp_path, monkeypatch, file, image):
-    monkeypatch.chdir(tmp_path)
-    folder = Path(image).parent
-    folder.mkdir(parents=True)
-    name = inspection.split_name(Path(file))
-    found = inspection.likely_folders(Path(file), name, Path("data"))
-    assert folder.absolute() in [f.absolute() for f in found]
-
-
 # --- The command ------------------------------------------------------------------------------
 
 
@@ -229,9 +204,9 @@ def test_missing_images_are_no_end(data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "nowhere"], "https://github.com/switchablenorms/DeepFashion2"),
-        (["--split", "validation", "--data", "data/deepfashion2"], "DeepFashion2"),
-        (["--annotations", "no.json"], "no file no.json"),
+        (["--data", "nowhere"], "there is no file or folder nowhere"),
+        (["--split", "validation", "--data", "data/deepfashion2"], "has no split validation"),
+        (["--annotations", "no.json"], "there is no file or folder no.json"),
         (["--annotations", "data"], "python convert_to_coco.py --data data/deepfashion2"),
         (["--images", "nowhere"], "no folder nowhere"),
         (["--annotations", "bad.json"], "bad.json is not a COCO instances file"),
