@@ -95,12 +95,13 @@ class Config:
     MINI_MASK_SHAPE: Sequence[int] = (56, 56)
 
     # --- Input images -------------------------------------------------------------------
-    # "square": scale to MIN_DIM..MAX_DIM, pad to MAX_DIM x MAX_DIM (inference and training);
+    # "square": scale to MIN_DIM..MAX_DIM, pad to MAX_DIM x MAX_DIM (inference and training), or
+    # to the height and width that MAX_DIM gives: (384, 640);
     # "pad64": pad to multiples of 64 (inference); "crop": random MIN_DIM x MIN_DIM crops
     # (training only); "none": neither scaled nor padded (sides must be multiples of 64).
     IMAGE_RESIZE_MODE: str = "square"
     IMAGE_MIN_DIM: int = 800
-    IMAGE_MAX_DIM: int = 1024
+    IMAGE_MAX_DIM: int | Sequence[int] = 1024
     # Scale up by at least this factor, whatever IMAGE_MIN_DIM says; 0 for no such floor.
     IMAGE_MIN_SCALE: float = 0
     # With other counts than 3, change MEAN_PIXEL and exclude conv1 when loading weights.
@@ -162,7 +163,7 @@ class Config:
         """Derives BATCH_SIZE, IMAGE_SHAPE and IMAGE_META_SIZE from the other values."""
         self.BATCH_SIZE = self.IMAGES_PER_GPU * self.GPU_COUNT
         side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
-        self.IMAGE_SHAPE = np.array([side, side, self.IMAGE_CHANNEL_COUNT])
+        self.IMAGE_SHAPE = np.array([*np.broadcast_to(side, 2), self.IMAGE_CHANNEL_COUNT])
         # image id, original shape, molded shape, window, scale, active class ids
         self.IMAGE_META_SIZE = 1 + 3 + 3 + 4 + 1 + self.NUM_CLASSES
 
@@ -209,10 +210,14 @@ class Config:
         elif self.IMAGE_RESIZE_MODE != "none":
             # Six halvings on the way to P6; odd maps would not add up in the FPN.
             name = "IMAGE_MAX_DIM" if self.IMAGE_RESIZE_MODE == "square" else "IMAGE_MIN_DIM"
-            side = getattr(self, name)
-            if not side or side % 64:
-                lower = max(64, int(side or 0) // 64 * 64)
-                yield f"{name} is {side}; it must be a multiple of 64, such as {lower} or {lower + 64}"
+            value = getattr(self, name)
+            sides = np.broadcast_to(value or 0, 2).tolist()
+            side = next((side for side in sides if not side or side % 64), None)
+            if side is not None:
+                lower = max(64, int(side) // 64 * 64)
+                yield (
+                    f"{name} is {value}; it must be a multiple of 64, such as {lower} or {lower + 64}"
+                )
         if len(self.RPN_ANCHOR_SCALES) != len(self.BACKBONE_STRIDES):
             yield (
                 f"RPN_ANCHOR_SCALES has {len(self.RPN_ANCHOR_SCALES)} values; give one for each "

@@ -99,6 +99,11 @@ class Predictor:
         device: str | None = None,
     ) -> None:
         config = model.config
+        if config.IMAGE_CHANNEL_COUNT != 3:
+            raise ValueError(
+                f"this model takes images of {config.IMAGE_CHANNEL_COUNT} channels, but a Predictor "
+                "reads RGB; pass arrays to MaskRCNN.detect instead"
+            )
         self.weights: Path | None = None
         self.model, self.class_names = model, model.class_names
         self.category_ids = model.category_ids
@@ -118,7 +123,7 @@ class Predictor:
     def load(
         cls,
         path: PathLike = "weights",
-        size: int | None = None,
+        size: int | tuple[int, int] | None = None,
         precision: str = "auto",
         min_score: float | None = None,
         max_detections: int | None = None,
@@ -130,7 +135,8 @@ class Predictor:
 
         Args:
             path: a file, a folder (its newest .h5) or "coco", see `pretrained.find_weights`.
-            size: longer side of the network's input, a multiple of 64; None: the file's.
+            size: longer side of the network's input, or its height and width; multiples of 64;
+                None: the file's.
             precision: "auto", "float32", "bfloat16" or "float16".
             min_score, max_detections, device, **settings: as above.
             sleeve_refine: whether the file's sleeve head may overrule classes among siblings
@@ -346,16 +352,17 @@ def _same_shapes(molded: list[Molded]) -> Iterable[list[int]]:
     return groups.values()
 
 
-def _sizes(config: Config, size: int | None) -> dict[str, Any]:
+def _sizes(config: Config, size: int | tuple[int, int] | None) -> dict[str, Any]:
     """The changes of a configuration that give an input of `size` pixels."""
     if size is None:
         return {}
-    if size < 64 or size % 64:
-        raise ValueError(
-            f"size is {size}; give a multiple of 64, such as {max(1, round(size / 64)) * 64}"
-        )
-    smaller = round(config.IMAGE_MIN_DIM * size / config.IMAGE_MAX_DIM)
-    return {"IMAGE_MIN_DIM": smaller, "IMAGE_MAX_DIM": size}
+    for side in np.broadcast_to(size, 2).tolist():
+        if side < 64 or side % 64:
+            raise ValueError(
+                f"size is {size}; give a multiple of 64, such as {max(1, round(side / 64)) * 64}"
+            )
+    smaller = round(config.IMAGE_MIN_DIM * np.min(size) / np.min(config.IMAGE_MAX_DIM))
+    return {"IMAGE_MIN_DIM": int(smaller), "IMAGE_MAX_DIM": size}
 
 
 def _check_score(score: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mrcnn.commands.environment import import_tensorflow
-from mrcnn.core.options import option
+from mrcnn.core.options import option, size
 
 if TYPE_CHECKING:
     from mrcnn.predictor import Predictor
@@ -31,10 +31,12 @@ class ModelOptions(PrecisionOptions):
         "a weights file, a folder (its newest .h5 file), or coco (matterport's COCO weights, "
         "downloaded once)",
     )
-    size: int | None = _model(
+    size: int | tuple[int, int] | None = _model(
         None,
-        "side of the network's input in pixels, a multiple of 64; if not given, as in the weights "
-        "file",
+        "side of the network's input in pixels, a multiple of 64, or HEIGHTxWIDTH; if not given, as "
+        "in the weights file",
+        type=size,
+        metavar="SIZE",
     )
     tta: bool = _model(False, "also run on the mirrored image and average (takes twice as long)")
     refine: bool | None = _model(

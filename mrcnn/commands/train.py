@@ -24,7 +24,7 @@ from mrcnn.commands.training_data import (
     load_training_data,
 )
 from mrcnn.core.classes import COCO, same_names
-from mrcnn.core.options import factor, fraction, option, positive, share, whole
+from mrcnn.core.options import factor, fraction, option, positive, share, size, whole
 from mrcnn.data.augmentation import make_augmentation
 from mrcnn.data.policy import Policy
 from mrcnn.data.sampling import BALANCES, image_weights
@@ -56,8 +56,12 @@ class _CommandOptions(PrecisionOptions, DataFoldersOptions):
     resume: Path | None = option(
         None, "continue the run in this folder", metavar="RUN", group="model"
     )
-    size: int | None = _model(
-        None, "side of the square input in pixels; if not given, the model's", type=positive
+    size: int | tuple[int, int] | None = _model(
+        None,
+        "side of the network's input in pixels, a multiple of 64, or HEIGHTxWIDTH; if not given, the "
+        "model's",
+        type=size,
+        metavar="SIZE",
     )
     name: str | None = _model(None, "name of the run; if not given, the model's")
     logs: str = _model("logs", "parent folder of run folders")
@@ -329,7 +333,7 @@ def _make_model(options: TrainOptions, train_visits: float, data: TrainingData) 
         "EMA_DECAY": options.ema,
     }
     if options.size:
-        values.update(IMAGE_MIN_DIM=options.size, IMAGE_MAX_DIM=options.size)
+        values.update(IMAGE_MIN_DIM=int(np.min(options.size)), IMAGE_MAX_DIM=options.size)
     if options.rois:
         values["TRAIN_ROIS_PER_IMAGE"] = options.rois
     keras.utils.set_random_seed(options.seed)  # of the layers that no weights file fills

@@ -89,17 +89,15 @@ def load_training_data(options: "TrainOptions", earlier: float | None) -> Traini
             *_class_notes(read[: len(parts)], train.class_names[1:]),
             *_validation_notes(options, splits[0], validation),
         ],
-        summary=_summary(splits, validation, train.class_names[1:]),
+        summary=_summary(splits, counts, train.class_names[1:])
+        + (f"; {val_set.num_images} for validation" if val_set else ""),
     )
 
 
-def _summary(splits: Sequence[Split], validation: Split | None, classes: Sequence[str]) -> str:
-    images = [f"{len(s.table.images):,} images of {s.part.source.file}" for s in splits]
-    if validation:
-        used = f"{len(validation.table.images):,} of {validation.part.source.file}"
-        images.append(f"for validation {used}")
+def _summary(splits: Sequence[Split], counts: Sequence[int], classes: Sequence[str]) -> str:
+    images = (f"{n} images of {s.part.source.file}" for n, s in zip(counts, splits, strict=True))
     names = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    return f"Data: {', '.join(images)}; {len(classes)} classes: {names}"
+    return f"Data: {len(classes)} classes ({names}); {', '.join(images)}"
 
 
 def _share(

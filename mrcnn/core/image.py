@@ -127,7 +127,7 @@ def edge_fades(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 def resize_image(
     image: ArrayLike,
     min_dim: int | None = None,
-    max_dim: int | None = None,
+    max_dim: int | Sequence[int] | None = None,
     min_scale: float | None = None,
     mode: str = "square",
     *,
@@ -139,7 +139,8 @@ def resize_image(
         image: [H, W, C] of any dtype.
         min_dim: scale up so that the shorter side has this many pixels; in mode "crop" also
             the side of the crop. Images are not scaled down to it.
-        max_dim: in mode "square" the side of the result; the other modes have no use for it.
+        max_dim: in mode "square" the side of the result, or its height and width; the other
+            modes have no use for it.
         min_scale: scale up at least by this factor, whatever min_dim says.
         mode: "square": at most max_dim, zero-padded to max_dim x max_dim, centered;
             "pad64": zero-padded to multiples of 64, centered; "crop": a random
@@ -193,7 +194,7 @@ class ResizePlan(NamedTuple):
 def plan_resize(
     shape: Shape,
     min_dim: int | None = None,
-    max_dim: int | None = None,
+    max_dim: int | Sequence[int] | None = None,
     min_scale: float | None = None,
     mode: str = "square",
     rng: np.random.Generator | None = None,
@@ -208,7 +209,8 @@ def plan_resize(
     if mode == "none":
         return ResizePlan((height, width), (0, 0, height, width), 1, no_padding, None)
     _check_dims(mode, min_dim, max_dim)
-    scale = _scale_for(height, width, min_dim, max_dim if mode == "square" else None, min_scale)
+    frame = _sides(max_dim) if mode == "square" else None
+    scale = _scale_for(height, width, min_dim, frame, min_scale)
     if scale != 1:
         height, width = scaled_shape((height, width), scale)
     if mode == "crop":
@@ -220,16 +222,21 @@ def plan_resize(
             y, x = int(rng.integers(0, room[0] + 1)), int(rng.integers(0, room[1] + 1))
         window = (0, 0, min_dim, min_dim)
         return ResizePlan((height, width), window, scale, no_padding, (y, x, min_dim, min_dim))
-    square = max_dim if mode == "square" else None
-    rows = square - height if square else -height % 64
-    columns = square - width if square else -width % 64
+    rows = frame[0] - height if frame else -height % 64
+    columns = frame[1] - width if frame else -width % 64
     top, left = rows // 2, columns // 2
     padding = [(top, rows - top), (left, columns - left), (0, 0)]
     window = (top, left, top + height, left + width)
     return ResizePlan((height, width), window, scale, padding, None)
 
 
-def _check_dims(mode: str, min_dim: int | None, max_dim: int | None) -> None:
+def _sides(max_dim: int | Sequence[int] | None) -> tuple[int, int]:
+    """(height, width) of the result of mode "square"."""
+    height, width = np.broadcast_to(max_dim or 0, 2).tolist()
+    return height, width
+
+
+def _check_dims(mode: str, min_dim: int | None, max_dim: int | Sequence[int] | None) -> None:
     if mode not in ("square", "pad64", "crop"):
         raise ValueError(f"mode is {mode!r}; use 'none', 'square', 'pad64' or 'crop'")
     if mode == "square" and not max_dim:
@@ -241,12 +248,18 @@ def _check_dims(mode: str, min_dim: int | None, max_dim: int | None) -> None:
 
 
 def _scale_for(
-    height: int, width: int, min_dim: int | None, max_dim: int | None, min_scale: float | None
+    height: int,
+    width: int,
+    min_dim: int | None,
+    frame: tuple[int, int] | None,
+    min_scale: float | None,
 ) -> float:
+    """`frame`: (height, width) that must hold the scaled image; None for any."""
     scale = max(1, min_dim / min(height, width)) if min_dim else 1
     scale = max(scale, min_scale or 0)
-    longest = max(height, width)
-    return max_dim / longest if max_dim and round(longest * scale) > max_dim else scale
+    if frame and (round(height * scale) > frame[0] or round(width * scale) > frame[1]):
+        return min(frame[0] / height, frame[1] / width)
+    return scale
 
 
 def scaled_shape(shape: Shape, scale: float) -> tuple[int, int]:

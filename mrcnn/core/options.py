@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import math
+import re
 from typing import Any, TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -66,6 +67,15 @@ def fraction(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"got {value}; give 0 or more, below 1")
     return value
+
+
+def size(text: str) -> int | tuple[int, int]:
+    """ "512", or "384x640" for another height than width."""
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"got {text!r}; give pixels, such as 512 or 384x640")
+    height, width = found.groups()
+    return (positive(height), positive(width)) if width else positive(height)
 
 
 def words(text: str) -> tuple[str, ...]:

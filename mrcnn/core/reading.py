@@ -166,6 +166,8 @@ def _reason(error: Exception, path: PathLike) -> str:
         return f"it has more than the {MAX_PIXELS:,} pixels that are decoded"
     if isinstance(error, UnidentifiedImageError):
         kind = _begins_as(path)
+        if kind == "TIFF":
+            return "it begins as TIFF but is damaged, or has other channels than grey or RGB"
         if kind:
             return f"it begins as {kind} but is cut off or damaged"
         return "it is not an image, or of an unknown format"
