@@ -71,6 +71,12 @@ class ConvertOptions:
     )
     images: int = option(200, "number of images", type=positive, group=_DEMO)
     seed: int = option(0, "another seed draws other images", group=_DEMO)
+    layout: str = option(
+        "deepfashion2",
+        "deepfashion2, for this converter; coco: three classes of its own, ready to train",
+        choices=("deepfashion2", "coco"),
+        group=_DEMO,
+    )
 
 
 def missing_data_message(folder: str | os.PathLike[str]) -> str:
@@ -177,10 +183,11 @@ def _make_demo(options: ConvertOptions) -> int:
 
     assert options.make_demo
     try:
-        counts = make_demo(options.make_demo, options.images, options.seed)
+        counts = make_demo(options.make_demo, options.images, options.seed, layout=options.layout)
     except ValueError as error:
         return _fail(str(error))
     made = ", ".join(f"{count} of {split}" for split, count in counts.items())
     print(f"Drawn images: {made}, in {options.make_demo}. Next:")
-    print(f"  python convert_to_coco.py --data {options.make_demo}")
+    next_step = "convert_to_coco.py" if options.layout == "deepfashion2" else "model.py train"
+    print(f"  python {next_step} --data {options.make_demo}")
     return 0

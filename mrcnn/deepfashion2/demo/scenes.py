@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from mrcnn.core.classes import DEEPFASHION2_CATEGORY_IDS
 from mrcnn.core.files import PathLike
+from mrcnn.deepfashion2.demo import own_classes
 from mrcnn.deepfashion2.demo.garments import (
     BOTTOMS,
     DRESSES,
@@ -49,6 +50,7 @@ from mrcnn.deepfashion2.demo.garments import (
 )
 from mrcnn.deepfashion2.demo.painting import draw
 
+LAYOUTS = ("deepfashion2", "coco")
 SPLITS = (("train", 0.8), ("validation", 0.2))
 CATEGORY_NAMES = {i: name for name, i in DEEPFASHION2_CATEGORY_IDS.items()}
 # Garments of category 1 to 13 in the released train split: outfits are about as frequent.
@@ -377,39 +379,46 @@ def make_demo(
     folder: PathLike,
     images: int = 200,
     seed: int = 0,
-    splits: Iterable[tuple[str, float]] = SPLITS,
+    splits: Iterable[tuple[str, float]] | None = None,
     progress: bool = True,
+    layout: str = "deepfashion2",
 ) -> dict[str, int]:
-    """Writes images and annotations in DeepFashion2's layout.
+    """Writes images and annotations, in DeepFashion2's layout or as a data set of other classes.
 
-    `<folder>/<split>/image/000001.jpg` and `<folder>/<split>/annos/000001.json`, and so on. The
-    splits appear when all of them are complete.
+    "deepfashion2": `<folder>/<split>/image/000001.jpg` and `<folder>/<split>/annos/000001.json`, and
+    so on. "coco": `<folder>/<split>/000001.jpg` and `<folder>/annotations/instances_<split>.json`,
+    with the classes of `own_classes`. All of it appears when it is complete.
 
     Args:
         folder: made where it does not exist.
         images: number of images of all splits together.
-        splits: (name, share) pairs; the shares are taken relative to their sum.
+        splits: (name, share) pairs; the shares are taken relative to their sum. None: train, and
+            what the layout calls validation.
 
     Returns:
         Number of images of each split.
 
     Raises:
         ValueError: if an argument is out of range.
-        FileExistsError: if a split's folder is there and not empty.
+        FileExistsError: if a folder to write is there and not empty.
     """
-    counts = split_counts(images, splits)
+    if layout not in LAYOUTS:
+        raise ValueError(f"make_demo() got layout={layout!r}; pass one of {', '.join(LAYOUTS)}")
+    is_coco = layout == "coco"
+    counts = split_counts(images, splits or (own_classes.SPLITS if is_coco else SPLITS))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"make_demo() got seed={seed!r}; pass a whole number, 0 or more")
-    folder = Path(folder)
-    check_free(folder, counts)
+    folder, write = Path(folder), write_coco_split if is_coco else write_split
+    made = [*counts, "annotations"] if is_coco else [*counts]
+    check_free(folder, made)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".demo.") as temporary:
         with tqdm(total=images, unit=" images", disable=not progress) as bar:
             for split, count in counts.items():
-                write_split(Path(temporary) / split, split, count, seed, bar)
-        check_free(folder, counts)
-        for split in counts:
-            os.replace(Path(temporary) / split, folder / split)
+                write(Path(temporary) / split, split, count, seed, bar)
+        check_free(folder, made)
+        for name in made:
+            os.replace(Path(temporary) / name, folder / name)
     return counts
 
 
@@ -454,3 +463,19 @@ def write_split(folder: Path, split: str, count: int, seed: int, bar: Any) -> No
         image.save(folder / "image" / f"{number:06d}.jpg", quality=90)
         (folder / "annos" / f"{number:06d}.json").write_bytes(orjson.dumps(annotation))
         bar.update()
+
+
+def write_coco_split(folder: Path, split: str, count: int, seed: int, bar: Any) -> None:
+    """Writes one split's images into a new folder, and its COCO file into annotations/ beside it."""
+    folder.mkdir()
+    scenes = []
+    for number in range(1, count + 1):
+        annotation, image = demo_image(number, seed, split)
+        name = f"{number:06d}.jpg"
+        image.save(folder / name, quality=90)
+        scenes.append((name, image.size, annotation))
+        bar.update()
+    annotations = folder.parent / "annotations"
+    annotations.mkdir(exist_ok=True)
+    path = annotations / f"instances_{split}.json"
+    path.write_bytes(orjson.dumps(own_classes.as_coco(scenes)))
