@@ -5,7 +5,6 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.data_sets import DataFoldersOptions
 from mrcnn.commands.environment import import_tensorflow
 from mrcnn.commands.shared import PrecisionOptions
+from mrcnn.commands.starting import run_to_continue, start_from
 from mrcnn.commands.training_data import (
     DEFAULT_SHARE,
     TrainingData,
@@ -23,7 +23,6 @@ from mrcnn.commands.training_data import (
     load_paste_data,
     load_training_data,
 )
-from mrcnn.core.classes import COCO, same_names
 from mrcnn.core.options import factor, fraction, option, positive, share, size, whole
 from mrcnn.data.augmentation import make_augmentation
 from mrcnn.data.policy import Policy
@@ -34,7 +33,6 @@ from mrcnn.training.schedules import SCHEDULES, Stage, make_schedule, parse_stag
 if TYPE_CHECKING:
     from mrcnn.data.dataset import CocoDataset
     from mrcnn.model import MaskRCNN
-    from mrcnn.network.weights import FileInfo
     from mrcnn.training.checkpoints import Checkpoint
 
 _model = functools.partial(option, group="model")
@@ -202,7 +200,7 @@ class TrainOptions(TrainingOptions, _CommandOptions):
 
 def run_train(options: TrainOptions) -> int:
     """Trains a model; returns the exit status."""
-    data = load_training_data(options, held_out_share(_run_to_continue(options)))
+    data = load_training_data(options, held_out_share(run_to_continue(options)))
     options = dataclasses.replace(options, val_split=data.val_split)
     train_set, val_set = data.train, data.validation
     print("\n".join([data.summary, *(f"note: {note}" for note in data.notes)]))
@@ -214,7 +212,7 @@ def run_train(options: TrainOptions) -> int:
     from mrcnn.training.stopping import TrainingStopped, WorkerLost
 
     model = _make_model(options, visits.sum(), data)
-    _start_from(model, options, train_set.class_names)
+    start_from(model, options, train_set.class_names)
     _check_layers(model, options.all_stages)
     options = dataclasses.replace(
         options,
@@ -293,19 +291,6 @@ def stage_to_continue(resumed: "Checkpoint | None", stages: list[Stage]) -> int:
     return names.index(name) if name in names else 0
 
 
-def _run_to_continue(options: TrainOptions) -> Path | None:
-    """The folder of the run that --weights last or --resume means; None for a new run."""
-    from mrcnn.presets import CONFIGS
-    from mrcnn.training.run_folders import find_last_run
-
-    if options.start != "last" or options.resume:
-        return options.resume
-    try:
-        return find_last_run(options.logs, options.name or str(CONFIGS[options.model].NAME))
-    except FileNotFoundError:  # said later, when the model is there
-        return None
-
-
 def _make_model(options: TrainOptions, train_visits: float, data: TrainingData) -> "MaskRCNN":
     """The model to train: classes and length of an epoch follow from the data."""
     import keras
@@ -353,70 +338,6 @@ def _check_layers(model: "MaskRCNN", stages: list[Stage]) -> None:
                 f"the layers {stage.layers!r} are no regular expression ({error}); give heads, 3+, "
                 "4+, 5+, all or a regular expression of layer names"
             ) from None
-
-
-def _start_from(model: "MaskRCNN", options: TrainOptions, class_names: list[str]) -> None:
-    """Loads the initial weights, or a run's state, into a training model.
-
-    Args:
-        class_names: of the training data, background first.
-    """
-    from mrcnn.network import pretrained, weights
-
-    source = options.start
-    if source == "none":
-        return
-    if source == "last":
-        path = _resume(model, options.resume)
-        names = weights.inspect(path).class_names
-        if names and not same_names(names, class_names):
-            raise UsageError(
-                f"{path} has the classes {', '.join(names[1:])}, but the data has "
-                f"{', '.join(class_names[1:])}; start a new run, from it with --weights {path}"
-            )
-    elif model.config.BACKBONE == "mobilenet_v2" and source == "coco":
-        path = pretrained.shipped(pretrained.MOBILENET_COCO)
-        report = pretrained.load_mobilenet_v2(model.keras_model, path)
-        model.random_layers = report.missing
-    elif source == "imagenet":
-        path = model.get_imagenet_weights()
-        model.load_weights(path, by_name=True)
-    else:
-        path = pretrained.find_weights(source)
-        info = weights.inspect(path)
-        names = info.class_names or (COCO if source == "coco" else None)
-        others = info.num_classes != model.config.NUM_CLASSES
-        others = others or bool(names and not same_names(names, class_names))
-        if others and info.num_classes:
-            print(
-                f"The class layers start from random weights: {path} has {_classes(names, info)}, "
-                f"the data {', '.join(class_names[1:])}"
-            )
-        model.load_weights(path, by_name=True, exclude=weights.CLASS_LAYERS if others else None)
-        model.set_log_dir()  # a run of its own, even if the file is another run's
-    print(f"Starting from {path}, epoch {model.epoch}")
-    if model.random_layers:
-        print(f"Layers that start from random weights: {', '.join(model.random_layers)}")
-
-
-def _classes(names: Sequence[str] | None, info: "FileInfo") -> str:
-    """The classes of a weights file in a few words."""
-    if names is None or len(names) > 21:
-        return f"{(info.num_classes or 1) - 1} other classes"
-    return ", ".join(names[1:])
-
-
-def _resume(model: "MaskRCNN", folder: Path | None) -> Path | str:
-    """Continues a run; one of an older version, or matterport's, has nothing but weights."""
-    try:
-        return model.resume(folder)
-    except FileNotFoundError:
-        if folder:
-            raise
-        path = model.find_last()
-        model.load_weights(path, by_name=True)
-        print("That run has no optimizer state: its momentum starts at zero.")
-        return path
 
 
 def _augmentation(

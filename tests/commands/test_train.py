@@ -8,7 +8,8 @@ import pytest
 
 from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.main import main
-from mrcnn.commands.train import TrainOptions, _start_from
+from mrcnn.commands.starting import start_from
+from mrcnn.commands.train import TrainOptions
 from mrcnn.core.classes import DEEPFASHION2
 from tests.helpers.coco_files import write_coco
 from tests.helpers.shapes import SmallConfig
@@ -116,7 +117,7 @@ def test_class_layers_of_other_classes_start_anew(train, files, capsys):
 def test_a_run_does_not_go_on_with_other_classes(files):
     model = SimpleNamespace(resume=lambda folder: files / "others.h5", random_layers=[], epoch=3)
     with pytest.raises(UsageError, match="has the classes sling_dress.*start a new run"):
-        _start_from(model, TrainOptions(weights="last"), DEEPFASHION2)
+        start_from(model, TrainOptions(weights="last"), DEEPFASHION2)
 
 
 @pytest.mark.parametrize(
