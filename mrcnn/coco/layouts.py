@@ -82,10 +82,11 @@ class Source:
             LayoutError: if no folder has any of those that are looked for.
         """
         sample = names[:: max(1, len(names) // SAMPLE)][:SAMPLE]
+        inner = [path for name in sample if (path := _inner_path(name))]
         folders = [folder for folder in self.folders if folder.is_dir()]
-        # Names of files alone, if no folder has them with the folders that they are written with.
-        for wanted in (sample, [re.split(r"[/\\]", name)[-1] for name in sample]):
-            found = [sum(_is_there(folder, name) for name in wanted) for folder in folders]
+        # By the file's name alone, if no folder has them with the folders that they are written in.
+        for wanted in (inner, [PurePosixPath(path.name) for path in inner]):
+            found = [sum(_is_there(folder, path) for path in wanted) for folder in folders]
             if any(found) or (folders and not sample):
                 return folders[found.index(max(found))]  # the first of equals
         looked = "".join(f"\n  {folder}" for folder in folders or self.folders)
@@ -297,13 +298,15 @@ def local_name(name: str) -> str:
     return name
 
 
-def _is_there(folder: Path, name: str) -> bool:
-    """Whether a folder has an image; names that lead out of it are none."""
-    inner = PurePosixPath(local_name(name).replace("\\", "/"))
-    if inner.is_absolute() or ".." in inner.parts:
-        return False
+def _inner_path(name: str) -> PurePosixPath | None:
+    """A `file_name` as a path within a folder; None if it leads out of it."""
+    path = PurePosixPath(local_name(name).replace("\\", "/"))
+    return None if path.is_absolute() or ".." in path.parts else path
+
+
+def _is_there(folder: Path, path: PurePosixPath) -> bool:
     try:
-        return (folder / inner).is_file()
+        return (folder / path).is_file()
     except OSError:  # no file can have this name
         return False
 

@@ -125,19 +125,20 @@ def _check_results(options: EvaluateOptions) -> None:
 
 
 def _split_to_score(options: EvaluateOptions, paths: DataPaths) -> Split:
+    """The images to score and their annotations, with a note of which they are where that is open."""
     data_set = find_data(paths, options.split)
     share, why = options.val_split or 0.0, "as asked"
-    if options.val_split is None and options.results is None and data_set.base:
-        share = share_held_out_of(data_set.base.file, Path(options.weights))
-        why = "as the run of the weights did"
+    if options.val_split is None and options.results is None:
+        share = share_held_out_of(data_set, Path(options.weights))
+        why = "as in the run of these weights"
     part = take_part(paths, data_set, options.split, share)
     (split,) = read_parts([part], images_needed=options.results is None)
-    file = part.source.file
+    count, file = len(split.table.images), part.source.file
     if part.share:
-        held = "held out" if part.is_held_out else "not held out"
-        note = f"scored: {len(split.table.images)} images of {file}, {held} with --val_split {part.share:g}, {why}"
+        which = "held out" if part.is_held_out else "left to train on"
+        note = f"scored: the {count} images of {file} {which} by --val_split {part.share:g}, {why}"
     elif not part.source.role:
-        note = f"scored: all {len(split.table.images)} images of {file}, which names no split"
+        note = f"scored: all {count} images of {file}"
     else:
         return split
     return replace(split, notes=(*split.notes, note))
@@ -169,14 +170,11 @@ def _match_classes(names: Sequence[str], split: Split) -> tuple[Split, list[int 
     ids: list[int | None] = [None] * len(names)
     for model_class, k in pairs.items():
         ids[model_class + 1] = categories[k].id
-    ours = [name for i, name in enumerate(names[1:]) if i not in pairs]
-    lacking = [name for k, name in enumerate(theirs) if k not in pairs.values()]
-    notes = [
-        f"not scored: {', '.join(left)}, which {side} lack{'s' if side[-1] == 'l' else ''}"
-        for left, side in ((ours, "the annotations"), (lacking, "the model"))
-        if left
-    ]
-    if lacking:
+    notes = []
+    if more := [name for i, name in enumerate(names[1:]) if i not in pairs]:
+        notes.append(f"not scored, as the annotations don't have them: {', '.join(more)}")
+    if lacking := [name for k, name in enumerate(theirs) if k not in pairs.values()]:
+        notes.append(f"not scored, as the model doesn't know them: {', '.join(lacking)}")
         scored = [categories[k] for k in sorted(pairs.values())]
         split = replace(split, table=with_categories(split.table, scored))
     return replace(split, notes=(*split.notes, *notes)), ids

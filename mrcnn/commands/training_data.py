@@ -72,6 +72,8 @@ def load_training_data(options: "TrainOptions", earlier: float | None) -> Traini
     val_part = _validation_part(options, paths[0], sets[0], share)
     read = read_parts([*parts, val_part] if val_part else parts)
     splits = join_classes(read[: len(parts)])
+    if not splits[0].table.categories:
+        raise UsageError(f"{parts[0].source.file} has no categories; add those of its annotations")
     train, counts = make_dataset(splits, options.limit)
     validation = with_classes(read[-1], splits[0].table.categories) if val_part else None
     val_set = make_dataset([validation], options.limit)[0] if validation else None
@@ -192,16 +194,17 @@ def held_out_share(run: Path | None) -> float | None:
     return validation.share or None if isinstance(validation, _Validation) else None
 
 
-def share_held_out_of(file: Path, weights: Path) -> float:
-    """The share of a COCO file's images that the run of a weights file held out; 0 for none.
+def share_held_out_of(data_set: DataSet, weights: Path) -> float:
+    """The share of a data set's images that the run of a weights file held out; 0 for none.
 
     Args:
         weights: a file in a run folder, or that folder.
     """
     validation = _earlier_run(weights if weights.is_dir() else weights.parent).validation
-    if isinstance(validation, _Validation) and Path(validation.file) == file.resolve():
-        return validation.share
-    return 0.0
+    if not isinstance(validation, _Validation) or data_set.find("validation"):
+        return 0.0
+    file = data_set.base.file if data_set.base else None
+    return validation.share if file and Path(validation.file) == file.resolve() else 0.0
 
 
 def load_paste_data(options: "TrainOptions", train_set: "CocoDataset") -> "CocoDataset":

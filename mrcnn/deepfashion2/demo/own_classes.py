@@ -18,7 +18,8 @@ def as_coco(scenes: Iterable[tuple[str, tuple[int, int], dict[str, Any]]]) -> di
     Args:
         scenes: file name, (width, height) and DeepFashion2's annotation of each image.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (name, (width, height), annotation) in enumerate(scenes, 1):
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         for key in sorted(key for key in annotation if key.startswith("item")):
