@@ -83,6 +83,7 @@ def test_ready_made_configurations_are_valid(name):
     [
         ({"NUM_CLASSES": 1}, "NUM_CLASSES is 1; set it to 1 .background."),
         ({"IMAGE_MAX_DIM": 500}, "IMAGE_MAX_DIM is 500; .* 448 or 512"),
+        ({"IMAGE_MAX_DIM": (448, 500)}, r"IMAGE_MAX_DIM is \(448, 500\); .* 448 or 512"),
         ({"IMAGE_RESIZE_MODE": "pad64", "IMAGE_MIN_DIM": 100}, "IMAGE_MIN_DIM is 100"),
         ({"IMAGE_RESIZE_MODE": "stretch"}, "IMAGE_RESIZE_MODE is 'stretch'"),
         ({"BACKBONE": "vgg"}, "BACKBONE is 'vgg'"),
@@ -112,3 +113,11 @@ def test_all_findings_are_in_one_message():
     with pytest.raises(ValueError, match="BACKBONE") as error:
         bad.validate()
     assert "GPU_COUNT" in str(error.value)
+
+
+def test_an_input_that_is_not_square():
+    config = Config.from_dict({"NUM_CLASSES": 2, "IMAGE_MAX_DIM": (384, 640)})
+    config.validate()
+    assert config.IMAGE_SHAPE.tolist() == [384, 640, 3]
+    again = Config.from_dict(config.to_dict())
+    assert again.IMAGE_SHAPE.tolist() == [384, 640, 3] and again.IMAGE_MAX_DIM == [384, 640]

@@ -86,7 +86,10 @@ def check_ids(ids: Iterable[int] | None, num_classes: int) -> tuple[int, ...]:
     """
     checked = tuple(range(num_classes) if ids is None else ids)
     if len(checked) != num_classes or len(set(checked[1:])) != num_classes - 1:
-        raise ValueError(f"got the category ids {checked} for {num_classes} classes; give each one")
+        raise ValueError(
+            f"got the category ids {checked} for {num_classes} classes, background included; give "
+            "each one of its own"
+        )
     return checked
 
 

@@ -12,6 +12,7 @@ from mrcnn.commands.starting import start_from
 from mrcnn.commands.train import TrainOptions
 from mrcnn.core.classes import DEEPFASHION2
 from tests.helpers.coco_files import write_coco
+from tests.helpers.layout_files import LAYOUTS, lay_out
 from tests.helpers.shapes import SmallConfig
 
 pytestmark = pytest.mark.tf
@@ -47,7 +48,8 @@ def train(monkeypatch, data):
 
     def run(*options):
         calls.clear()
-        command = ["train", "--data", data, "--model", "compact", "--size", 128, *options]
+        given = [] if "--data" in options else ["--data", data]
+        command = ["train", *given, "--model", "compact", "--size", 128, *options]
         assert main(list(map(str, command))) == 0
         return calls[0][0], [(*args[2:], options["options"]) for _, args, options in calls]
 
@@ -112,6 +114,25 @@ def test_class_layers_of_other_classes_start_anew(train, files, capsys):
     others, _ = train("--weights", files / "others.h5")
     assert others.random_layers and set(others.random_layers) <= set(CLASS_LAYERS)
     assert "class layers start from random" in capsys.readouterr().out
+
+
+def test_classes_follow_the_data(train, files, tmp_path, capsys):
+    from mrcnn.network.weights import CLASS_LAYERS
+
+    root = lay_out(tmp_path, LAYOUTS["Roboflow"])
+    options = ["--data", root, "--logs", tmp_path / "logs", "--weights"]
+    model, _ = train(*options, files / "same.h5")
+    printed = capsys.readouterr().out
+    assert model.config.NUM_CLASSES == 3 and set(model.random_layers) <= set(CLASS_LAYERS)
+    assert "same.h5 has 13 classes (short_sleeved_shirt, " in printed
+    assert "the data 2 classes (shoe, hat)" in printed
+    # A run of other classes can't go on; that shows before its weights don't fit.
+    run = tmp_path / "run20260101T0000"
+    run.mkdir()
+    shutil.copy(files / "same.h5", run / "mask_rcnn_run_0001.h5")
+    command = ["train", *options[:-1], "--resume", run, "--model", "compact", "--size", 128]
+    assert main(list(map(str, command))) == 2
+    assert "but the data has shoe, hat; start a new run" in capsys.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_other_classes(files):

@@ -312,8 +312,6 @@ def test_evaluate_and_inspect_find_the_same(layout, tmp_path, monkeypatch):
     assert found["annotation_file"] == str(split.part.source.file)
     if "Windows" not in layout:
         assert found["picture_folder"] == str(split.images)
-    (tmp_path / "results.json").write_text("[]")
-    assert main(["evaluate", "--data", str(root), "--results", "results.json"]) == 0
 
 
 def test_evaluate_takes_a_file(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ from mrcnn.core.classes import (
     COCO,
     DEEPFASHION2,
     DEEPFASHION2_CATEGORY_IDS,
+    check_ids,
     check_names,
     names_for,
     same_names,
@@ -67,3 +68,12 @@ def test_names_are_the_same_however_they_are_spelled():
     assert same_names(["BG", "Skirt"], ["BG", "skirt "])
     assert not same_names(["BG", "skirt", "vest"], ["BG", "vest", "skirt"])
     assert not same_names(["BG", "skirt"], ["BG", "skirt", "vest"])
+
+
+def test_ids_of_a_data_set():
+    assert check_ids(None, 4) == (0, 1, 2, 3)
+    assert check_ids([0, 0, 1, 2], 4) == (0, 0, 1, 2)  # the background's means nothing
+    assert check_ids([0, 55, 7], 3) == (0, 55, 7)
+    for wrong in ([0, 7], [7, 20, 55], [0, 7, 7, 8]):
+        with pytest.raises(ValueError, match="for 4 classes, background included; give each"):
+            check_ids(wrong, 4)

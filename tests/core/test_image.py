@@ -189,6 +189,28 @@ def test_resize_equals_skimage(image, shape, preserve_range):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "window", "scale"),
+    [
+        ((100, 100), (0, 64, 128, 192), 1.28),  # as high as it may be
+        ((64, 256), (32, 0, 96, 256), 1.0),  # as wide as it may be
+        ((300, 100), (0, 106, 128, 149), 128 / 300),
+        ((100, 400), (32, 0, 96, 256), 256 / 400),
+        ((128, 256), (0, 0, 128, 256), 1),
+    ],
+)
+def test_an_image_fits_into_a_rectangle(shape, window, scale):
+    plan = im.plan_resize(shape, 128, (128, 256))
+    assert plan.molded_shape == (128, 256)
+    assert plan.window == window and plan.scale == pytest.approx(scale)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([None, 64, 128]))
+def test_a_square_may_be_written_as_a_rectangle(height, width, min_dim):
+    square = im.plan_resize((height, width), min_dim, 128)
+    assert im.plan_resize((height, width), min_dim, [128, 128]) == square
+
+
 @settings(deadline=None)
 @given(
     st.integers(1, 150),

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mrcnn.core.classes import DEEPFASHION2, DEEPFASHION2_CATEGORY_IDS
-from mrcnn.data.dataset import CocoDataset, Dataset
+from mrcnn.data.dataset import CocoDataset, Dataset, source_ids
 
 HEIGHT, WIDTH = 8, 10
 # Rows 1..3, columns 2..5.
@@ -282,3 +282,17 @@ def test_files_of_another_kind_are_refused(tmp_path):
         (tmp_path / "other.json").write_text(json.dumps(content))
         with pytest.raises(ValueError, match="not a COCO instances file"):
             CocoDataset().load_coco(tmp_path / "other.json", tmp_path)
+
+
+def test_ids_in_the_source(coco):
+    ids = [7, 20, 0]
+    dataset = coco(
+        categories=[{"id": i, "name": name} for i, name in zip(ids, "abc", strict=True)],
+        source="own",
+    )
+    assert source_ids(dataset) == [0, 0, 7, 20] and dataset.class_names == ["BG", "c", "a", "b"]
+    dataset.add_class("other", 7, "d")
+    assert source_ids(dataset) is None  # two classes have the id 7
+    named = Dataset()
+    named.add_class("own", "x", "a")
+    assert source_ids(named) is None and source_ids(Dataset()) == [0]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from mrcnn.coco.reader import read_coco
 from mrcnn.core.classes import DEEPFASHION2_CATEGORY_IDS, DEEPFASHION2_LANDMARK_OFFSETS
 from mrcnn.deepfashion2.converter import convert_split
 from mrcnn.deepfashion2.demo.garments import Place, draw_cut, draw_figure, lay_out, make_pattern
@@ -416,3 +417,37 @@ def test_plain_garments_have_their_cloths_colour():
                 checked += 1
                 unlike += abs(inside - around).max() > 25
     assert checked > 10 and unlike > 0.8 * checked
+
+
+def test_a_data_set_of_other_classes(tmp_path):
+    assert make_demo(tmp_path, 10, layout="coco", progress=False) == {"train": 8, "val": 2}
+    for split, count in (("train", 8), ("val", 2)):
+        table = read_coco(tmp_path / "annotations" / f"instances_{split}.json")
+        table.require("annotations", "categories", "file_name", "width", "height", "unique ids")
+        assert [(c.id, c.name) for c in table.categories] == [
+            *((7, "top"), (20, "bottom"), (55, "dress")),
+        ]
+        assert len(table.images) == count == len(list((tmp_path / split).iterdir()))
+        for i, entry in enumerate(table.images):
+            annotation, image = demo_image(i + 1, 0, split)
+            with Image.open(tmp_path / split / entry.file_name) as stored:
+                assert stored.size == image.size == (entry.width, entry.height)
+            items = [annotation[key] for key in sorted(annotation) if key.startswith("item")]
+            rows = range(*table.offsets[i : i + 2])
+            assert [table.segmentation(row) for row in rows] == [x["segmentation"] for x in items]
+            kinds = [table.categories[table.classes[row]].name for row in rows]
+            assert kinds == [
+                "bottom"
+                if x["category_id"] in (7, 8, 9)
+                else "dress"
+                if x["category_id"] > 9
+                else "top"
+                for x in items
+            ]
+            for row in rows:
+                mask = mask_utils.merge(mask_utils.frPyObjects(table.segmentation(row), 700, 700))
+                assert table.areas[row] == pytest.approx(mask_utils.area(mask), rel=0.05)
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        make_demo(tmp_path, 10, layout="coco", progress=False)
+    with pytest.raises(ValueError, match="pass one of deepfashion2, coco"):
+        make_demo(tmp_path, 10, layout="voc", progress=False)

@@ -56,6 +56,13 @@ def test_files_and_summary(tmp_path):
     ]
     mask = mask_utils.decode(found[0]["segmentation"])
     assert mask[:, :30].all() and not mask[:, 30:].any()
+    # The ids of the data set that the detector was trained on, in the COCO files only.
+    detector = HalfDetector()
+    detector.category_ids = [0, *range(100, 113)]
+    run_images(detector, tmp_path / "in", out, progress=False)
+    api, results, _ = load(out)
+    assert {c["id"]: c["name"] for c in api.cats.values()}[107] == "trousers"
+    assert {a["category_id"] for a in results.anns.values()} == {107, 104}
     with Image.open(out / "b.jpg.png") as overlay:
         assert overlay.size == (60, 40) and overlay.getpixel((0, 39)) == (120, 0, 30)
 

@@ -193,3 +193,10 @@ def test_each_mask_is_encoded_once(monkeypatch):
     kept = without_overlaps(make(boxes, [1, 2, 2], [0.6, 0.9, 0.3]))
     assert len(kept) == 2
     assert kept.to_coco() == kept.to_coco() and len(calls) == 3
+
+
+def test_images_may_have_names_for_ids():
+    image = np.zeros((8, 8, 3), np.uint8)
+    result = Result(image, [[0, 0, 4, 4]], [1], [0.5], np.ones((1, 28, 28)), ["BG", "a"])
+    assert result.to_coco("left_07", [None, 0])[0]["image_id"] == "left_07"
+    assert result.to_coco("left_07", [None, 0])[0]["category_id"] == 0

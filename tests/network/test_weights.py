@@ -37,7 +37,7 @@ def compact():
 @pytest.fixture(scope="module")
 def saved_once(compact, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "weights.h5"
-    compact.class_names = ("BG", "hat", "shoe")
+    compact.class_names, compact.category_ids = ("BG", "hat", "shoe"), (0, 55, 7)
     compact.save_weights(path)
     return path
 
@@ -113,7 +113,7 @@ def test_names_and_config_travel(compact, saved):
     from mrcnn.network import pretrained, weights
 
     info = weights.inspect(saved)
-    assert info.class_names == ("BG", "hat", "shoe")
+    assert info.class_names == ("BG", "hat", "shoe") and info.category_ids == (0, 55, 7)
     assert (info.num_classes, info.backbone) == (3, "mobilenet_v2")
     config = pretrained.config_for(info, IMAGES_PER_GPU=2)
     assert config.BATCH_SIZE == 2 and config.IMAGE_MAX_DIM == 64
@@ -159,11 +159,21 @@ def test_missing_layers_are_named(compact, saved):
 def test_excluded_layers_stay(compact, saved):
     layer = compact.keras_model.get_layer("mrcnn_class_logits")
     layer.kernel.assign(layer.kernel.numpy() * 0 + 7)
-    compact.class_names = ("BG", "cap", "boot")
+    compact.class_names, compact.category_ids = ("BG", "cap", "boot"), (0, 3, 4)
     report = compact.load_weights(saved, exclude=["mrcnn_class_logits"])
     assert report.excluded == ["mrcnn_class_logits"]
     assert (layer.kernel.numpy() == 7).all()
-    assert compact.class_names == ("BG", "cap", "boot")  # the file's may not fit the new head
+    # The file's may not fit the new head.
+    assert (compact.class_names, compact.category_ids) == (("BG", "cap", "boot"), (0, 3, 4))
+    compact.load_weights(saved)
+    assert (compact.class_names, compact.category_ids) == (("BG", "hat", "shoe"), (0, 55, 7))
+
+
+def test_files_without_category_ids_have_those_of_the_classes(compact, saved):
+    with h5py.File(saved, "a") as file:
+        del file.attrs["category_ids"]
+    compact.load_weights(saved)
+    assert compact.category_ids == (0, 1, 2)
 
 
 def test_a_shape_mismatch_names_everything_and_changes_nothing(compact, saved):

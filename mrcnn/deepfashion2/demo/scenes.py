@@ -405,7 +405,9 @@ def make_demo(
     if layout not in LAYOUTS:
         raise ValueError(f"make_demo() got layout={layout!r}; pass one of {', '.join(LAYOUTS)}")
     is_coco = layout == "coco"
-    counts = split_counts(images, splits or (own_classes.SPLITS if is_coco else SPLITS))
+    if splits is None:
+        splits = own_classes.SPLITS if is_coco else SPLITS
+    counts = split_counts(images, splits)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"make_demo() got seed={seed!r}; pass a whole number, 0 or more")
     folder, write = Path(folder), write_coco_split if is_coco else write_split
