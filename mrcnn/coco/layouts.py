@@ -42,6 +42,10 @@ class LayoutError(ValueError):
     """A data set that can't be made out; the message says what was found and what to do."""
 
 
+class NothingFoundError(LayoutError):
+    """There is no COCO file where a data set was to be."""
+
+
 def role_of(name: str) -> str:
     """The role of a split or a file that is named `name`; "" if it says none, or several."""
     roles = {ROLES[word] for word in re.findall("[a-z]+", name.lower()) if word in ROLES}
@@ -184,14 +188,16 @@ def open_data(path: Path, annotations: Path | None = None, images: Path | None =
     """
     given = annotations or path
     if not given.exists():
-        raise LayoutError(f"there is no file or folder {given}")
+        raise NothingFoundError(f"there is no file or folder {given}")
+    if images and not images.is_dir():
+        raise LayoutError(f"there is no folder {images}; give the folder of the images")
     home = path if path.is_dir() else given if given.is_dir() else given.absolute().parent
     if given.is_file():
         return DataSet(given, _from_file(given, home, images))
     for place in itertools.chain([given], () if annotations else _below(given)):
         if sources := _from_folder(place, home if annotations else place, images):
             return DataSet(path if annotations else place, sources)
-    raise LayoutError(_nothing_found(given))
+    raise NothingFoundError(_nothing_found(given))
 
 
 def _from_file(file: Path, home: Path, images: Path | None) -> tuple[Source, ...]:
@@ -247,7 +253,7 @@ def _coco_files(folder: Path) -> list[Path]:
     # What convert_to_coco.py wrote counts before what else lies beside it.
     if own := sorted(folder.glob("*_coco.json")):
         return own
-    splits = [child for child in _folders(folder) if role_of(child.name)]
+    splits = [child for child in _folders(folder) if _is_split(child.name)]
     found: list[Path] = []
     for place in (folder / "annotations", folder, *splits):
         files = sorted(place.glob("*.json"))
@@ -257,6 +263,12 @@ def _coco_files(folder: Path) -> list[Path]:
             named = [f for f in others if looks_like_coco(f)]
         found += named
     return found
+
+
+def _is_split(folder_name: str) -> bool:
+    """Whether a folder is named as a split and no more: train, valid, Val2017."""
+    found = re.fullmatch(r"([a-z]+)[-_ ]?\d*", folder_name.lower())
+    return bool(found and found.group(1) in ROLES)
 
 
 def looks_like_coco(file: Path) -> bool:

@@ -46,6 +46,8 @@ def with_categories(table: CocoTable, categories: list[Category]) -> CocoTable:
 
     Annotations of other categories are left out.
     """
+    if table.categories == categories:
+        return table
     names = [entry.name for entry in table.categories]
     place = np.full(len(names) + 1, -1)
     for ours, theirs in match_names(names, [entry.name for entry in categories]).items():

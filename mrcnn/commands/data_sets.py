@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mrcnn.coco.layouts import DataSet, LayoutError, Part, Source, open_data
+from mrcnn.coco.layouts import (
+    DataSet,
+    LayoutError,
+    NothingFoundError,
+    Part,
+    Source,
+    open_data,
+    role_of,
+)
 from mrcnn.commands.arguments import UsageError
 from mrcnn.core.options import option, positive
 
@@ -102,10 +110,12 @@ def find_data(paths: DataPaths, split: str) -> DataSet:
     """
     try:
         return open_data(*paths)
-    except LayoutError as error:
+    except NothingFoundError as error:
         if not paths.data.exists() and paths.data == DATA and not paths.annotations:
             raise UsageError(_missing_data(paths.data)) from None
         raise UsageError(_unconverted(paths, split) or str(error)) from None
+    except LayoutError as error:
+        raise UsageError(str(error)) from None
 
 
 def find_part(paths: DataPaths, split: str, share: float = 0.0) -> Part:
@@ -118,7 +128,9 @@ def take_part(paths: DataPaths, data_set: DataSet, split: str, share: float = 0.
     try:
         return data_set.part(split, share)
     except LayoutError as error:
-        raise UsageError(_unconverted(paths, split) or str(error)) from None
+        is_there = role_of(split) in {source.role for source in data_set.sources}
+        advice = "" if is_there else _unconverted(paths, split)
+        raise UsageError(advice or str(error)) from None
 
 
 def _unconverted(paths: DataPaths, split: str) -> str:
@@ -208,7 +220,8 @@ def join_classes(splits: Sequence[Split]) -> list[Split]:
     """The splits with the classes of all, joined by name."""
     from mrcnn.coco.selection import joined_categories
 
-    return [with_classes(s, joined_categories([s.table for s in splits])) for s in splits]
+    categories = joined_categories([split.table for split in splits])
+    return [with_classes(split, categories) for split in splits]
 
 
 def with_classes(split: Split, categories: "list[Category]") -> Split:

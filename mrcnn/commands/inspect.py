@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrcnn.commands.arguments import UsageError
 from mrcnn.commands.data_sets import DataOptions, data_paths, find_data, take_part
 from mrcnn.core.options import option, positive, whole
 
@@ -26,8 +25,6 @@ def run_inspect(options: InspectOptions) -> int:
     """Writes counts of the annotations and a page that shows them; returns the exit status."""
     from mrcnn.reports.inspection import inspect_coco, summary
 
-    if options.images and not options.images.is_dir():
-        raise UsageError(f"no folder {options.images}; give the folder of the images")
     (paths,) = data_paths(options)
     data_set = find_data(paths, options.split or "train")
     source = data_set.sources[0]

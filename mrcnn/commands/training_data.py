@@ -77,6 +77,8 @@ def load_training_data(options: "TrainOptions", earlier: float | None) -> Traini
     train, counts = make_dataset(splits, options.limit)
     validation = with_classes(read[-1], splits[0].table.categories) if val_part else None
     val_set = make_dataset([validation], options.limit)[0] if validation else None
+    why = "as asked" if options.val_split else "as there is no validation split"
+    why = why if earlier is None else "as in the run to continue"
     found = [
         note for split in (*splits, *([validation] if validation else [])) for note in split.notes
     ]
@@ -89,7 +91,7 @@ def load_training_data(options: "TrainOptions", earlier: float | None) -> Traini
         notes=[
             *dict.fromkeys(found),
             *_class_notes(read[: len(parts)], train.class_names[1:]),
-            *_validation_notes(options, splits[0], validation),
+            *_validation_notes(splits[0], validation, why),
         ],
         summary=_summary(splits, counts, train.class_names[1:])
         + (f"; {val_set.num_images} for validation" if val_set else ""),
@@ -142,17 +144,15 @@ def _class_notes(read: Sequence[Split], classes: Sequence[str]) -> list[str]:
     return [f"the data sets have other classes, joined by name to {', '.join(classes)} ({held})"]
 
 
-def _validation_notes(options: "TrainOptions", train: Split, validation: Split | None) -> list[str]:
+def _validation_notes(train: Split, validation: Split | None, why: str) -> list[str]:
     if validation is None:
-        return ["training without validation, as --val_split 0 asks"]
-    if not validation.part.share:
+        return ["training without validation (--val_split 0)"]
+    if not (share := validation.part.share):
         return []
     held, rest = len(validation.table.images), len(train.table.images)
-    share = validation.part.share
-    why = "as asked" if options.val_split else "as there is no validation split"
     return [
-        f"{held} of the {held + rest} images of {train.part.source.file} are held out for "
-        f"validation (--val_split {share:g}), {why}"
+        f"held out for validation: {held} of the {held + rest} images of "
+        f"{train.part.source.file} (--val_split {share:g}), {why}"
     ]
 
 

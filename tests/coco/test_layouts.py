@@ -149,6 +149,12 @@ def test_two_data_sets_in_a_folder(tmp_path):
         open_data(tmp_path)
 
 
+def test_a_folder_of_images_that_is_not_there(tmp_path):
+    lay_out(tmp_path, LAYOUTS["COCO"])
+    with pytest.raises(LayoutError, match="there is no folder nowhere"):
+        open_data(tmp_path, images=Path("nowhere"))
+
+
 def test_a_packed_data_set(tmp_path):
     packed = tmp_path / "data.zip"
     with zipfile.ZipFile(packed, "w") as file:

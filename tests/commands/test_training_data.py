@@ -80,7 +80,7 @@ def test_images_are_held_out_where_there_is_no_validation_split(tmp_path):
 def test_training_without_validation(tmp_path):
     data = load("--data", whole(tmp_path), "--val_split", 0)
     assert data.validation is None and data.counts == [20] and data.fact is None
-    assert data.notes == ["training without validation, as --val_split 0 asks"]
+    assert data.notes == ["training without validation (--val_split 0)"]
 
 
 def test_other_data_for_validation(tmp_path):
@@ -131,9 +131,10 @@ def test_options_that_contradict(arguments, words, capsys):
 
 
 def test_a_share_beside_a_validation_split_is_refused(tmp_path):
-    root = lay_out(tmp_path, LAYOUTS["COCO"])
-    with pytest.raises(UsageError, match="leave out --val_split"):
-        load("--data", root, "--val_split", 0.1)
+    for layout in ("converted", "COCO"):
+        root = lay_out(tmp_path / layout, LAYOUTS[layout])
+        with pytest.raises(UsageError, match="leave out --val_split"):
+            load("--data", root, "--val_split", 0.1)
     assert load("--data", root, "--val_split", 0).validation is None
 
 
@@ -152,6 +153,7 @@ def test_a_run_keeps_its_images_for_validation(tmp_path):
     share = held_out_share(run_folder(tmp_path / "run", first.fact))
     again = load("--data", root, earlier=share)
     assert files_of(again.validation) == files_of(first.validation) and again.val_split == 0.3
+    assert "as in the run to continue" in again.notes[0]
     with pytest.raises(UsageError, match="has --val_split 0.3, not 0.1; leave the option out"):
         load("--data", root, "--val_split", 0.1, earlier=share)
     assert held_out_share(run_folder(tmp_path / "run", None)) == 0
