@@ -179,7 +179,7 @@ def test_what_can_not_be_is_refused(predictor, settings, message):
 
 
 def test_size_device_and_fingerprint(small_weights, predictor, images):
-    from mrcnn.predictor import Predictor
+    from mrcnn.predictor import Predictor, _sizes
 
     other = Predictor.load(
         small_weights, size=64, max_detections=70, device="cpu", precision="float32"
@@ -189,6 +189,13 @@ def test_size_device_and_fingerprint(small_weights, predictor, images):
     assert config.DETECTION_MAX_INSTANCES == 70 and other.class_names == DEEPFASHION2
     assert other.batch_size == 4 and other.weights == small_weights
     assert other.prepare(images[0]).views[0][0].shape == (64, 64, 3)
+    wide = _sizes(config, (64, 192))
+    assert wide == {"IMAGE_MIN_DIM": 64, "IMAGE_MAX_DIM": (64, 192)}
+    assert _sizes(type(config).from_dict({**config.to_dict(), **wide}), 128) == _sizes(config, 128)
+    with pytest.raises(
+        ValueError, match=r"size is \(64, 100\); give a multiple of 64, such as 128"
+    ):
+        _sizes(config, (64, 100))
     again = Predictor(predictor.model, batch_size=4, min_score=0.0)
     assert again.fingerprint == predictor.fingerprint != other.fingerprint
     assert Predictor(predictor.model, min_score=0.0, tta=True).fingerprint != again.fingerprint
@@ -237,3 +244,15 @@ def test_images_of_several_shapes_share_a_batch():
     assert len(results[0])
     np.testing.assert_array_equal(results[0].boxes, results[2].boxes)
     assert model.traces == 2
+
+
+def test_models_of_other_channels_are_refused():
+    """A Predictor reads files as RGB."""
+    from types import SimpleNamespace
+
+    from mrcnn.predictor import Predictor
+    from tests.helpers.shapes import SmallConfig
+
+    config = SmallConfig.from_dict({"IMAGE_CHANNEL_COUNT": 1, "MEAN_PIXEL": [127.5]})
+    with pytest.raises(ValueError, match="takes images of 1 channels.*MaskRCNN.detect"):
+        Predictor(SimpleNamespace(config=config))

@@ -1,7 +1,6 @@
 """Parts of a COCO file's table: some of its classes, a share of its images."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -145,7 +144,7 @@ def held_out(table: CocoTable, share: float) -> list[int]:
 
 def _bytes(name: str) -> bytes:
     # The file alone: folders may be written otherwise when the data are moved.
-    return re.split(r"[/\\]", name)[-1].encode("utf-8", "surrogatepass")
+    return name.replace("\\", "/").rpartition("/")[2].encode("utf-8", "surrogatepass")
 
 
 def with_local_names(table: CocoTable) -> CocoTable:
