@@ -79,6 +79,13 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
         )
 
 
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Adds --debug, which every command has; see `mrcnn.commands.terminal`."""
+    parser.add_argument(
+        "--debug", action="store_true", help="print the traceback and versions with an error"
+    )
+
+
 def from_arguments(options: type[Options], arguments: argparse.Namespace) -> Options:
     """The dataclass filled from what was parsed; lists become tuples."""
     names = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]

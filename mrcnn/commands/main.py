@@ -1,17 +1,16 @@
 """The command line: `python model.py COMMAND`, `python -m mrcnn COMMAND`, `mask-rcnn-clothing`."""
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 
 from mrcnn import __version__
-from mrcnn.commands.arguments import Command, Help, UsageError, add_options, from_arguments
+from mrcnn.commands.arguments import Command, Help, add_debug, add_options, from_arguments
 from mrcnn.commands.convert import ConvertOptions, run_convert
 from mrcnn.commands.environment import assume_frozen_weights
 from mrcnn.commands.evaluate import EvaluateOptions, run_evaluate
 from mrcnn.commands.inference import InferenceOptions, run_inference
 from mrcnn.commands.inspect import InspectOptions, run_inspect
+from mrcnn.commands.terminal import run, use_streams
 from mrcnn.commands.train import TrainOptions, run_train
 
 COMMANDS = (
@@ -87,6 +86,7 @@ def build_parser(program: str = "model.py") -> argparse.ArgumentParser:
             formatter_class=Help,
         )
         add_options(one, command.options)
+        add_debug(one)
         one.set_defaults(called=command)
     return parser
 
@@ -103,25 +103,21 @@ def main(
         program: how it was called, for messages.
 
     Returns:
-        Exit status: 0; 1 from convert if a split has nothing usable; 2 for what the user can put
-        right; 3 if images failed, a loss wasn't finite or a process was lost; 130 if a signal
-        ended it early.
+        Exit status: 0; 2 for what the user can put right; 3 if images failed, a split has nothing
+        usable, a loss wasn't finite, a process was lost, or for a fault of the program; 130 if a
+        signal ended it early.
     """
+    if own_process:
+        use_streams()
     arguments = build_parser(program).parse_args(argv)
     command: Command = arguments.called
     if own_process:
         assume_frozen_weights(not command.trains)
-    try:
+
+    def call() -> int:
         return command.run(from_arguments(command.options, arguments))
-    except (UsageError, OSError, ValueError, ImportError) as error:
-        if os.environ.get("MRCNN_TRACEBACK"):
-            raise
-        print(f"{program} {command.name}: {error}", file=sys.stderr)
-        print("(MRCNN_TRACEBACK=1 shows where it came from)", file=sys.stderr)
-        return error.status if isinstance(error, UsageError) else 2
-    except KeyboardInterrupt:
-        print(f"{program} {command.name}: interrupted", file=sys.stderr)
-        return 130
+
+    return run(f"{program} {command.name}", call, arguments.debug)
 
 
 def cli() -> int:

@@ -286,35 +286,24 @@ def fails(monkeypatch):
     return set_
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "text"),
-    [
-        (UsageError("do that"), 2, "inspect: do that\n"),
-        (UsageError("it broke", status=3), 3, "inspect: it broke\n"),
-        (ValueError("no number"), 2, "inspect: no number\n"),
-        (OSError("no room"), 2, "inspect: no room\n"),
-        (ImportError("not installed"), 2, "inspect: not installed\n"),
-        (KeyboardInterrupt(), 130, "inspect: interrupted\n"),
-    ],
-)
 @pytest.mark.parametrize("program", ["model.py", "mask-rcnn-clothing"])
-def test_errors_name_the_program_as_it_was_called(error, status, text, program, fails, capsys):
-    fails(error)
-    assert main(["inspect"], program=program) == status
-    assert capsys.readouterr().err.startswith(f"{program} {text}")
-
-
-def test_a_traceback_on_request(fails, monkeypatch):
+def test_errors_name_the_program_as_it_was_called(program, fails, capsys):
     fails(ValueError("no number"))
-    monkeypatch.setenv("MRCNN_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="no number"):
-        main(["inspect"])
+    assert main(["inspect"], program=program) == 2
+    assert capsys.readouterr().err == f"{program} inspect: no number\n"
 
 
-def test_mistakes_of_our_own_are_not_hidden(fails):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_takes_debug(name, capsys):
+    assert "--debug print the traceback" in " ".join(help_of(capsys, name).split())
+
+
+def test_debug_shows_where_an_error_came_from(fails, capsys):
     fails(KeyError("a bug"))
-    with pytest.raises(KeyError):
-        main(["inspect"])
+    assert main(["inspect", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+    assert main(["inspect"]) == 3
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_console_script(monkeypatch, capsys):
