@@ -177,6 +177,8 @@ class MaskRCNN:
         Class names come along where the file carries them and no class layer is excluded. A
         warning names the layers that the file has no weights for.
         """
+        # Before the first weight changes, as all that can be wrong with the file.
+        head = self._read_sleeve_head(filepath) if self._refines_sleeves else None
         report = weights.load(self.keras_model, filepath, by_name, exclude or ())
         self.random_layers = [n for n in self.random_layers if n not in report.loaded]
         left = [n for n in report.missing if n in self.random_layers]
@@ -186,21 +188,26 @@ class MaskRCNN:
                 f"{', '.join(left)}; detections will differ from run to run",
                 stacklevel=2,
             )
-        names = weights.inspect(filepath).class_names
-        if names and not set(report.excluded + report.missing) & set(weights.CLASS_LAYERS):
-            self.class_names = classes.check_names(names, self.config.NUM_CLASSES)
-        if self._refines_sleeves:
-            self.sleeve_head = sleeves.read_head(filepath, self.class_names)
+        if report.class_names:
+            self.class_names = classes.check_names(report.class_names, self.config.NUM_CLASSES)
+        self.sleeve_head = head or self.sleeve_head
         self.set_log_dir(filepath)
         return report
 
+    def _read_sleeve_head(self, filepath: PathLike) -> SiblingHead:
+        names = weights.inspect(filepath).class_names or self.class_names
+        return sleeves.read_head(filepath, names, self.config.TOP_DOWN_PYRAMID_SIZE)
+
     def save_weights(self, filepath: PathLike, dtype: str = "float32") -> None:
-        """Writes the weights, class names, configuration and sleeve head; see `weights.save`."""
+        """Writes the weights, class names, configuration and sleeve head; see `weights.save`.
+
+        Raises:
+            ValueError: if the class names are such that the file could not be loaded again.
+        """
+        names = classes.check_names(self.class_names, self.config.NUM_CLASSES)
         # A file that says that its head is used must have one.
         config = self.config.to_dict() | {"SLEEVE_REFINE": False}
-        weights.save(
-            self.keras_model, filepath, class_names=self.class_names, config=config, dtype=dtype
-        )
+        weights.save(self.keras_model, filepath, class_names=names, config=config, dtype=dtype)
         if self.sleeve_head is not None:
             sleeves.write_head(self.sleeve_head, filepath, filepath, refine=True)
 
