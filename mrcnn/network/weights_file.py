@@ -144,7 +144,7 @@ class WeightsFile:
             texts = self._texts(group or self.hdf5, name)
         if texts is not None and len(texts) != 1:
             self.refuse(f"attribute {name} has {len(texts)} texts")
-        return texts and texts[0]
+        return texts[0] if texts else None
 
     def part(self, name: str) -> Part | None:
         """A group with weights beside the layers, or None."""
