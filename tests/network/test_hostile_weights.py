@@ -42,4 +42,4 @@ def test_each_is_loaded_or_refused_in_little_time_and_memory(tmp_path):
     assert max(o["peak_mb"] for o in outcomes.values()) < 2000
     assert max(o["seconds"] for o in outcomes.values()) < 30
     damaged = [o["end"] for n, o in outcomes.items() if n.startswith("damage")]
-    assert damaged.count("refused") > 30 < damaged.count("loaded")
+    assert damaged.count("refused") > 20 < damaged.count("loaded")
