@@ -249,7 +249,14 @@ class Config:
         """A configuration with the values of a `to_dict`, the class's own where a name is missing.
 
         Derived values are computed anew.
+
+        Raises:
+            ValueError: if a name isn't one of a setting: upper case, without an underscore first.
         """
+        for name in values:
+            # Anything else could take the place of a method.
+            if not name.isupper() or name.startswith("_"):
+                raise ValueError(f"{name!r} is no name of a setting; they are in upper case")
         derived = ("BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE")
         own = {name: value for name, value in values.items() if name not in derived}
         for name, value in own.items():

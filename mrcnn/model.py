@@ -179,6 +179,8 @@ class MaskRCNN:
         Class names come along where the file carries them and no class layer is excluded. A
         warning names the layers that the file has no weights for.
         """
+        # Before the first weight changes, as all that can be wrong with the file.
+        head = self._read_sleeve_head(filepath) if self._refines_sleeves else None
         report = weights.load(self.keras_model, filepath, by_name, exclude or ())
         self.random_layers = [n for n in self.random_layers if n not in report.loaded]
         left = [n for n in report.missing if n in self.random_layers]
@@ -188,23 +190,28 @@ class MaskRCNN:
                 f"{', '.join(left)}; detections will differ from run to run",
                 stacklevel=2,
             )
-        info, count = weights.inspect(filepath), self.config.NUM_CLASSES
-        left_out = set(report.excluded + report.missing) & set(weights.CLASS_LAYERS)
-        if info.class_names and not left_out:
-            self.class_names = classes.check_names(info.class_names, count)
-            self.category_ids = classes.check_ids(info.category_ids, count)
-        if self._refines_sleeves:
-            self.sleeve_head = sleeves.read_head(filepath, self.class_names)
+        if report.class_names:
+            count = self.config.NUM_CLASSES
+            self.class_names = classes.check_names(report.class_names, count)
+            self.category_ids = classes.check_ids(report.category_ids, count)
+        self.sleeve_head = head or self.sleeve_head
         self.set_log_dir(filepath)
         return report
 
+    def _read_sleeve_head(self, filepath: PathLike) -> SiblingHead:
+        names = weights.inspect(filepath).class_names or self.class_names
+        return sleeves.read_head(filepath, names, self.config.TOP_DOWN_PYRAMID_SIZE)
+
     def save_weights(self, filepath: PathLike, dtype: str = "float32") -> None:
-        """Writes weights, classes, configuration and sleeve head; see `weights.save`."""
+        """Writes weights, class names and ids, configuration and sleeve head; see `weights.save`.
+
+        Raises:
+            ValueError: if the class names are such that the file could not be loaded again.
+        """
+        names = classes.check_names(self.class_names, self.config.NUM_CLASSES)
         # A file that says that its head is used must have one.
         config = self.config.to_dict() | {"SLEEVE_REFINE": False}
-        weights.save(
-            self.keras_model, filepath, True, self.class_names, config, dtype, self.category_ids
-        )
+        weights.save(self.keras_model, filepath, True, names, config, dtype, self.category_ids)
         if self.sleeve_head is not None:
             sleeves.write_head(self.sleeve_head, filepath, filepath, refine=True)
 

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 
 from mrcnn.core.files import replacing
+from mrcnn.network import formats
+from mrcnn.network.weights_file import WeightsError, check_plain
 
 
 def arrays_of(path: Path) -> dict[str, tuple[np.ndarray, np.dtype]]:
@@ -24,10 +26,13 @@ def arrays_of(path: Path) -> dict[str, tuple[np.ndarray, np.dtype]]:
 
     def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+            check_plain(item)
             found[name] = np.asarray(item, np.float32), item.dtype
 
+    if other := formats.describe(path):
+        raise WeightsError(f"{path} {other}")
     with h5py.File(path) as file:
-        file.visititems(note)
+        file.visititems(note)  # which follows no links
     return found
 
 
@@ -52,7 +57,10 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.sources) < 2:
         parser.error("give two files or more to average, then the file to write")
-    mean = average(args.sources)
+    try:
+        mean = average(args.sources)
+    except (OSError, WeightsError) as error:
+        sys.exit(str(error))
     with (
         replacing(args.target) as temporary,
         h5py.File(args.sources[-1]) as source,

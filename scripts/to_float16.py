@@ -19,6 +19,9 @@ import numpy as np
 
 from mrcnn.config import Config
 from mrcnn.core.files import replacing
+from mrcnn.network.metadata import inspect
+from mrcnn.network.weights_file import open_weights
+from mrcnn.siblings.head import GROUP
 
 
 def read_changes(texts: list[str]) -> dict[str, Any]:
@@ -35,6 +38,27 @@ def read_changes(texts: list[str]) -> dict[str, Any]:
     return changes
 
 
+def convert(source: Path, target: Path, changes: dict[str, Any]) -> None:
+    """Writes the copy.
+
+    Raises:
+        OSError, ValueError: if the file or the changes can't be used.
+    """
+    config = inspect(source).config
+    with open_weights(source) as weights, replacing(target) as path, h5py.File(path, "w") as file:
+        file.attrs.update(weights.hdf5.attrs)
+        head = weights.part(GROUP)
+        for part in [*weights.layers.values(), *([head] if head else [])]:
+            copy = file.create_group(part.name)
+            copy.attrs.update(part.group.attrs)
+            for name, array in zip(part.datasets, part.arrays(), strict=True):
+                copy.create_dataset(name, data=array.astype(np.float16))
+        if changes:
+            changed = Config.from_dict((config or {}) | changes)
+            changed.validate()
+            file.attrs["config"] = json.dumps(changed.to_dict())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
@@ -42,21 +66,10 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=JSON", dest="changes")
     args = parser.parse_args()
     changes = read_changes(args.changes)
-    with (
-        replacing(args.target) as temporary,
-        h5py.File(args.source) as source,
-        h5py.File(temporary, "w") as target,
-    ):
-        target.attrs.update(source.attrs)
-        if changes:
-            config = Config.from_dict(json.loads(source.attrs["config"]) | changes)
-            config.validate()
-            target.attrs["config"] = json.dumps(config.to_dict())
-        for layer, group in source.items():
-            copy = target.create_group(layer)
-            copy.attrs.update(group.attrs)
-            for name in group.attrs["weight_names"]:
-                copy.create_dataset(name, data=np.asarray(group[name], np.float16))
+    try:
+        convert(args.source, args.target, changes)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB")
 
 

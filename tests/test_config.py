@@ -52,6 +52,13 @@ def test_derived_values_follow_the_overrides():
     assert config.BATCH_SIZE == 3
 
 
+@pytest.mark.parametrize("name", ["validate", "__init__", "_names", "to_dict", "_RPN", "Name", ""])
+def test_what_is_no_setting_takes_no_place_of_a_method(name):
+    with pytest.raises(ValueError, match="is no name of a setting"):
+        Config.from_dict({name: 5})
+    assert Config.from_dict({"MY_OWN": 5}).MY_OWN == 5
+
+
 def test_a_callable_backbone_is_left_out_of_the_dict():
     class Own(TwoClasses):
         @staticmethod

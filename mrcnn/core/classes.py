@@ -5,9 +5,14 @@ exists here. Weights files carry their own names (`mrcnn/network/weights.py`); t
 serve files without them, and the converter.
 """
 
+import re
 from collections.abc import Iterable
 
 BACKGROUND = "BG"
+# Characters of a class name.
+LONGEST_NAME = 200
+# Control characters, line separators and halves of a surrogate pair, which UTF-8 lacks.
+_NOT_TEXT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 
 # The garments of DeepFashion2 (Ge et al., CVPR 2019, arXiv:1901.07973), category_id 1..13:
 # `category_name` in the annotation files, our name, and how many landmarks the garment has.
@@ -98,7 +103,8 @@ def check_names(names: Iterable[object], num_classes: int) -> tuple[str, ...]:
 
     Raises:
         ValueError: if there aren't num_classes, background included (13 names for 14 classes
-            is the classic slip), or the first is a class that is known not to be the background.
+            is the classic slip), the first is a class that is known not to be the background, one
+            is given twice or can't be shown: is empty, too long or has control characters.
     """
     checked = tuple(str(n) for n in names)
     if len(checked) != num_classes:
@@ -110,4 +116,13 @@ def check_names(names: Iterable[object], num_classes: int) -> tuple[str, ...]:
         raise ValueError(
             f"the first class name is {checked[0]!r}; id 0 is the background, put {BACKGROUND!r} first"
         )
+    strange = [n for n in checked if not n.strip() or len(n) > LONGEST_NAME or _NOT_TEXT.search(n)]
+    if strange:
+        raise ValueError(
+            f"the class name {strange[0][:40]!a} can't be shown; give 1 to {LONGEST_NAME} "
+            "characters, none of them control characters"
+        )
+    if len(set(checked)) < len(checked):
+        twice = next(n for n in checked if checked.count(n) > 1)
+        raise ValueError(f"the class name {twice!r} is given twice; give each class its own")
     return checked

@@ -1,9 +1,10 @@
 """Weights to start from: which file is meant, what model it belongs to, where to fetch it."""
 
 import os
-import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from tqdm import tqdm
 from mrcnn.config import Config
 from mrcnn.core.files import PathLike, replacing
 from mrcnn.network import weights
-from mrcnn.network.backbone import keras_mobilenet_v2
-from mrcnn.network.weights import FileInfo, LoadReport, WeightsError
+from mrcnn.network.formats import describe_folder
+from mrcnn.network.metadata import FileInfo, inspect, stored_config
+from mrcnn.network.weights import LoadReport
+from mrcnn.network.weights_file import STATE, WeightsError, open_weights
 
 COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
 COCO_BYTES = 257_557_808
@@ -60,7 +63,7 @@ def find_weights(path: PathLike, fetch_to: PathLike = DEFAULT_FOLDER) -> Path:
 
     Raises:
         FileNotFoundError: if there is no such file, or none in the folder.
-        WeightsError: if the COCO weights can't be fetched.
+        WeightsError: if the COCO weights can't be fetched, or the folder is one of TensorFlow's.
     """
     if str(path) == "coco":
         file = Path(fetch_to) / "mask_rcnn_coco.h5"
@@ -68,41 +71,61 @@ def find_weights(path: PathLike, fetch_to: PathLike = DEFAULT_FOLDER) -> Path:
             download_trained_weights(file)
         return file
     path = Path(path)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return path
     if not path.exists():
         if str(path) == DEFAULT_FOLDER:
             return shipped(COMPACT)
         raise FileNotFoundError(f"no weights at {path}; give a file, a folder or coco")
-    files = sorted(path.glob("*.h5"), key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
-    for file in files:
+    return _newest(path)
+
+
+def _newest(folder: Path) -> Path:
+    """The newest file of a whole Mask R-CNN in a folder; a warning names newer broken ones."""
+    files = [f for f in folder.glob("*.h5") if f.is_file() and not f.name.endswith(STATE)]
+    broken: list[str] = []
+    for file in sorted(files, key=lambda p: (p.stat().st_mtime, p.name), reverse=True):
         try:
-            if weights.inspect(file).num_classes:
-                return file
-        except WeightsError:
-            continue
-    found = f"{len(files)} .h5 files, none of a Mask R-CNN" if files else "no .h5 file"
-    raise FileNotFoundError(f"{path} holds {found}; train a model or give another folder")
+            if _is_whole(file):
+                break
+        except (OSError, WeightsError) as error:
+            broken.append(str(error).split("\n")[0])
+    else:
+        if not files and (kind := describe_folder(folder)):
+            raise WeightsError(f"{folder} {kind}")
+        found = f"{len(files)} .h5 files, none of a Mask R-CNN" if files else "no .h5 file"
+        raise FileNotFoundError(
+            "\n".join([f"{folder} holds {found}; train a model or give another folder", *broken])
+        )
+    for text in broken:
+        warnings.warn(f"{text}; {file.name} is used", stacklevel=3)
+    return file
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a weights file is one of a Mask R-CNN; raises as `stored_config`, or if it is broken."""
+    info = inspect(path)
+    if not info.num_classes:
+        return False
+    if not info.backbone:  # it is of a backbone of somebody's own, with other bounds
+        return True
+    stored_config(info)
+    with open_weights(path) as file:
+        for part in file.layers.values():
+            part.arrays()
+    return True
 
 
 def config_for(info: FileInfo, **overrides: Any) -> Config:
     """The configuration that a weights file's model was built with, but for the overrides.
 
-    Files of this package carry it. For others, backbone and class count follow from the
+    Files of this package carry it. For others, backbone, class count and sizes follow from the
     layers, and the input size is the original's default.
 
     Raises:
-        WeightsError: if the file isn't one of a whole Mask R-CNN of a known backbone.
+        WeightsError: as `stored_config`.
     """
-    values = dict(info.config or {})
-    if not values:
-        if not (info.num_classes and info.backbone):
-            raise WeightsError(
-                f"the file holds no whole Mask R-CNN of a known backbone (class head: "
-                f"{'yes' if info.num_classes else 'no'}, backbone: {info.backbone})"
-            )
-        values = {"NAME": "mask_rcnn", "NUM_CLASSES": info.num_classes, "BACKBONE": info.backbone}
-    return Config.from_dict({**values, **overrides})
+    return Config.from_dict({**stored_config(info), **overrides})
 
 
 def download(url: str, path: PathLike, size: int | None = None, layers: Iterable[str] = ()) -> None:
@@ -123,15 +146,19 @@ def download(url: str, path: PathLike, size: int | None = None, layers: Iterable
                     while chunk := source.read(1 << 20):
                         out.write(chunk)
                         bar.update(len(chunk))
-        except (urllib.error.URLError, OSError) as error:
+        except (HTTPException, OSError, ValueError) as error:  # ValueError: strange headers
             raise WeightsError(f"{url} could not be fetched ({error}). {by_hand}.") from error
         found = os.path.getsize(temporary)
         if size is not None and found != size:
             raise WeightsError(f"{url} gave {found} bytes, expected {size}. {by_hand}.")
-        with weights.open_weights(temporary) as root:
-            names = {weights.text(n) for n in root.attrs["layer_names"]}
-        if not set(layers) <= names:
-            raise WeightsError(f"{url} lacks the layers {sorted(set(layers) - names)}. {by_hand}.")
+        try:
+            with open_weights(temporary) as file:
+                lacking = sorted(set(layers) - set(file.layers))
+        except WeightsError as error:
+            text = str(error).replace(str(temporary), "what it gave")
+            raise WeightsError(f"{url}: {text}\n{by_hand}.") from error
+        if lacking:
+            raise WeightsError(f"{url} lacks the layers {lacking}. {by_hand}.")
 
 
 def download_trained_weights(coco_model_path: PathLike, verbose: int = 1) -> None:
@@ -144,16 +171,5 @@ def download_trained_weights(coco_model_path: PathLike, verbose: int = 1) -> Non
 
 
 def load_mobilenet_v2(model: keras.Model, path: PathLike) -> LoadReport:
-    """Copies a keras.applications.MobileNetV2 (no top, ".weights.h5") into a model's backbone."""
-    source = keras_mobilenet_v2()
-    try:
-        source.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} does not hold the weights of a MobileNetV2: {error}") from error
-    targets, report = weights.weighted_layers(model), LoadReport()
-    for name, pairs in weights.weighted_layers(source).items():
-        for (_, variable), (_, value) in zip(targets[name], pairs, strict=True):
-            variable.assign(value)
-        report.loaded.append(name)
-    report.missing = [n for n in targets if n not in report.loaded]
-    return report
+    """Loads a keras.applications.MobileNetV2 (no top, ".weights.h5") into a model's backbone."""
+    return weights.load(model, path, by_name=True)

@@ -1,16 +1,14 @@
-"""Weights files in Keras 2's HDF5 layout, which is what matterport's programs read and write.
+"""Weights from a model to a file and back.
 
-Root attribute `layer_names`; one group a layer with attribute `weight_names`; datasets at
-/<layer>/<weight name>, such as /conv1/conv1/kernel:0. The RPN is one layer, `rpn_model`. Ours
-carry three more root attributes: `class_names` (JSON list, background first), `category_ids` (JSON
-list of the data set's ids of these classes) and `config` (JSON of
-`Config.to_dict`), so that a model's labels and sizes can't get lost or mixed up; other readers
-ignore them.
+Files are written in Keras 2's HDF5 layout (`mrcnn.network.weights_file`), which is what
+matterport's programs read and write. Ours carry three more root attributes: `class_names` (JSON
+list, background first), `category_ids` (JSON list of the data set's ids of these classes) and
+`config` (JSON of `Config.to_dict`), so that a model's labels and sizes can't get lost or mixed up;
+other readers ignore them.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,25 @@ import keras
 import numpy as np
 
 from mrcnn.core.files import PathLike, replacing
+from mrcnn.network.metadata import FileInfo, inspect
+from mrcnn.network.weights_file import WeightsError, open_weights
+
+__all__ = [
+    "CLASS_LAYERS",
+    "FileInfo",
+    "LoadReport",
+    "WeightsError",
+    "inspect",
+    "load",
+    "open_weights",
+    "save",
+    "weighted_layers",
+]
 
 # Layers whose shapes depend on the number of classes.
 CLASS_LAYERS = ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask")
 # The layout's version, not the version of the Keras that runs.
 LAYOUT_VERSION = "2.2.5"
-
-
-class WeightsError(ValueError):
-    """A weights file that can't be used; the message says why and what to do."""
 
 
 @dataclass
@@ -41,6 +49,10 @@ class LoadReport:
     excluded: list[str] = field(default_factory=list)
     # Layers of the file that the model has no place for.
     unused: list[str] = field(default_factory=list)
+    # Of the file, background first, if all class layers were loaded from it.
+    class_names: tuple[str, ...] | None = None
+    # The data set's ids of these classes; None where the file carries none.
+    category_ids: tuple[int, ...] | None = None
 
 
 # A layer's weights: pairs of a name, such as "conv1/kernel:0", and the variable.
@@ -100,91 +112,6 @@ def save(
                 group.create_dataset(weight_name, data=np.asarray(variable.value, dtype))
 
 
-@contextmanager
-def open_weights(path: PathLike) -> Iterator[h5py.Group]:
-    """The group of a weights file that holds the layers.
-
-    Raises:
-        FileNotFoundError, WeightsError: if there is no such file, or it isn't one of weights.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise WeightsError(
-            f"{path} is not a readable HDF5 file ({error}); it may be cut short: fetch it again"
-        ) from error
-    with file:
-        root = file.get("model_weights", file)
-        if "layer_names" not in root.attrs:
-            raise WeightsError(
-                f"{path} has no attribute layer_names, so it is not a weights file in Keras 2's "
-                "HDF5 layout; load a file written by matterport's Mask R-CNN or by this package"
-            )
-        yield root
-
-
-def text(value: Any) -> str:
-    """str of an HDF5 attribute, which may be bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _weight_names(group: h5py.Group) -> list[str]:
-    return [text(n) for n in group.attrs.get("weight_names", [])]
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """What a weights file says about its model."""
-
-    # Background first; None where the file carries no names.
-    class_names: tuple[str, ...] | None
-    # As of `Config.to_dict`; None where the file carries none.
-    config: dict[str, Any] | None
-    # Shapes of all weights, by their path in the file such as "conv1/conv1/kernel:0".
-    shapes: dict[str, tuple[int, ...]]
-    # The data set's ids by class id; None where the file carries none.
-    category_ids: tuple[int, ...] | None = None
-
-    @property
-    def num_classes(self) -> int | None:
-        """Classes of the model, background included; None if the file has no class head."""
-        shapes = [s for n, s in self.shapes.items() if n.startswith("mrcnn_class_logits/")]
-        return int(shapes[0][-1]) if shapes else None
-
-    @property
-    def backbone(self) -> str | None:
-        """ "resnet50", "resnet101", "mobilenet_v2", or None if the layers are unknown."""
-        layers = {n.split("/")[0] for n in self.shapes}
-        if "res4w_branch2a" in layers:
-            return "resnet101"
-        if "res4f_branch2a" in layers:
-            return "resnet50"
-        return "mobilenet_v2" if "block_16_project" in layers else None
-
-
-def inspect(path: PathLike) -> FileInfo:
-    """Reads names, configuration and shapes of a weights file, not the weights.
-
-    Raises as `open_weights`.
-    """
-    with open_weights(path) as root:
-        attrs = root.file.attrs
-        names, config, ids = (
-            json.loads(attrs[k]) if k in attrs else None
-            for k in ("class_names", "config", "category_ids")
-        )
-        shapes = {}
-        for layer in map(text, root.attrs["layer_names"]):
-            for weight in _weight_names(root[layer]):
-                shapes[f"{layer}/{weight}"] = root[layer][weight].shape
-    return FileInfo(
-        tuple(names) if names else None, config, shapes, None if ids is None else tuple(ids)
-    )
-
-
 def load(
     model: keras.Model, path: PathLike, by_name: bool = False, exclude: Iterable[str] = ()
 ) -> LoadReport:
@@ -197,15 +124,16 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no file.
-        WeightsError: if it isn't a weights file, or its layers or shapes don't fit.
+        WeightsError: if it isn't a weights file, its layers, shapes or class names don't fit, or
+            its values aren't finite.
     """
     exclude = set(exclude or ())
     by_name = by_name or bool(exclude)
     targets, report = weighted_layers(model), LoadReport()
     values: list[tuple[Weights, list[np.ndarray]]] = []
-    with open_weights(path) as root:
-        file_names = [text(n) for n in root.attrs["layer_names"]]
-        in_file = {n for n in file_names if _weight_names(root[n])}
+    info = inspect(path)
+    with open_weights(path) as file:
+        in_file = {name for name, part in file.layers.items() if part.datasets}
         report.excluded = sorted(exclude & set(targets))
         report.missing = [n for n in targets if n not in in_file and n not in exclude]
         report.unused = sorted(in_file - set(targets))
@@ -214,10 +142,10 @@ def load(
         problems: list[str] = []
         for name, pairs in targets.items():
             if name in in_file and name not in exclude:
-                arrays = [root[name][n] for n in _weight_names(root[name])]
-                problems += _shape_problems(name, pairs, arrays)
+                part = file.layers[name]
+                problems += _shape_problems(name, pairs, [*part.datasets.values()])
                 if not problems:
-                    values.append((pairs, [np.asarray(a, np.float32) for a in arrays]))
+                    values.append((pairs, part.arrays()))
                     report.loaded.append(name)
     if problems:
         raise WeightsError(_shape_message(path, problems))
@@ -226,6 +154,9 @@ def load(
             f"{path} shares no layer with this model; its layers are "
             f"{', '.join(sorted(in_file)[:5])}, ..."
         )
+    if info.num_classes and not set(report.excluded + report.missing) & set(CLASS_LAYERS):
+        info.check_names(info.num_classes)
+        report.class_names, report.category_ids = info.class_names, info.category_ids
     for pairs, arrays in values:
         for (_, variable), array in zip(pairs, arrays, strict=True):
             variable.assign(array)

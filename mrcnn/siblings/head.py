@@ -11,10 +11,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from mrcnn.core.boxes import compute_overlaps
 
+# The group beside the layers' in a weights file; other readers ignore it.
+GROUP = "sleeve_head"
+# Classes by what tells them apart.
 GROUPS = (
     ("short_sleeved_shirt", "long_sleeved_shirt", "vest", "sling"),
     ("short_sleeved_outwear", "long_sleeved_outwear"),
@@ -148,9 +152,9 @@ def siblings_from_json(text: str, class_names: Sequence[str]) -> np.ndarray:
     """bool [C, C] of a text of `groups_to_json`.
 
     Raises:
-        ValueError: if it names classes that the model lacks.
+        ValueError: if it isn't one, or names classes that the model lacks.
     """
-    groups = json.loads(text)
+    groups = msgspec.json.decode(text, type=list[list[str]])
     unknown = sorted({name for group in groups for name in group} - set(class_names))
     if unknown:
         raise ValueError(

@@ -18,12 +18,11 @@ import tensorflow as tf
 
 from mrcnn.core.classes import names_for
 from mrcnn.core.files import PathLike, replacing
+from mrcnn.network.metadata import inspect
 from mrcnn.network.roi import PyramidROIAlign
-from mrcnn.network.weights import WeightsError, inspect, open_weights
-from mrcnn.siblings.head import SiblingHead, groups_to_json, siblings_from_json
+from mrcnn.network.weights_file import Part, WeightsError, open_weights
+from mrcnn.siblings.head import GROUP, SiblingHead, groups_to_json, siblings_from_json
 
-# The group beside the layers' in a weights file; other readers ignore it.
-GROUP = "sleeve_head"
 # Samples across the garment's box, as many as the mask head's half size, and beyond it.
 INNER, BEYOND = 14, 3
 GRID = INNER + 2 * BEYOND
@@ -77,32 +76,41 @@ def pool_parts(grid: tf.Tensor, shares: tf.Tensor) -> tf.Tensor:
     return tf.reshape(parts, [batch, count, ROWS * 2 * (grid.shape[-1] + 1)])
 
 
-def read_head(path: PathLike, class_names: Sequence[str]) -> SiblingHead:
+def read_head(
+    path: PathLike, class_names: Sequence[str], channels: int | None = None
+) -> SiblingHead:
     """The head that a weights file carries, for a model of these classes, background first.
+
+    Args:
+        channels: of the model's pyramid, to check the head's features; None: they aren't.
 
     Raises:
         WeightsError: if it has none, or one that doesn't fit.
     """
-    with open_weights(path) as root:
-        if GROUP not in root.file:
-            raise WeightsError(
-                f"{path} has no sleeve head, which SLEEVE_REFINE needs; train one with\n"
-                f"  python scripts/train_sleeves.py --weights {path}\n"
-                "or go without it: --no-sleeve_refine, SLEEVE_REFINE = False"
-            )
-        group = root.file[GROUP]
+    with open_weights(path) as file:
         try:
-            return SiblingHead(
-                np.asarray(group["kernel:0"], np.float32),
-                np.asarray(group["bias:0"], np.float32),
-                siblings_from_json(group.attrs["groups"], class_names),
-                float(group.attrs["margin"]),
-            )
+            part = file.part(GROUP)
+            head = _head(part, class_names) if part else None
+            if head and channels is not None and len(head.kernel) != ROWS * 2 * (channels + 1):
+                raise ValueError(f"it is for another number of features, {len(head.kernel)}")
         except (KeyError, ValueError) as error:
             raise WeightsError(
                 f"the sleeve head of {path} can't be used: {error}; train it anew with "
                 "scripts/train_sleeves.py"
             ) from error
+    if head is None:
+        raise WeightsError(
+            f"{path} has no sleeve head, which SLEEVE_REFINE needs; train one with\n"
+            f"  python scripts/train_sleeves.py --weights {path}\n"
+            "or go without it: --no-sleeve_refine, SLEEVE_REFINE = False"
+        )
+    return head
+
+
+def _head(part: Part, class_names: Sequence[str]) -> SiblingHead:
+    arrays = dict(zip(part.datasets, part.arrays(), strict=True))
+    siblings = siblings_from_json(part.text("groups") or "", class_names)
+    return SiblingHead(arrays["kernel:0"], arrays["bias:0"], siblings, part.number("margin"))
 
 
 def write_head(
@@ -113,7 +121,8 @@ def write_head(
     A head that the source has is replaced; target may be the same file. refine is what
     SLEEVE_REFINE becomes in the file's configuration; None leaves it.
     """
-    names = inspect(source).class_names or names_for(len(head.bias))
+    info = inspect(source)
+    names = info.class_names or names_for(len(head.bias))
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "a") as file:
@@ -125,8 +134,8 @@ def write_head(
             group.attrs["margin"] = head.margin
             group.create_dataset("kernel:0", data=head.kernel)
             group.create_dataset("bias:0", data=head.bias)
-            if refine is not None and "config" in file.attrs:
-                config = json.loads(file.attrs["config"]) | {"SLEEVE_REFINE": bool(refine)}
+            if refine is not None and info.config is not None:
+                config = info.config | {"SLEEVE_REFINE": bool(refine)}
                 file.attrs["config"] = json.dumps(config)
 
 

@@ -77,3 +77,19 @@ def test_ids_of_a_data_set():
     for wrong in ([0, 7], [7, 20, 55], [0, 7, 7, 8]):
         with pytest.raises(ValueError, match="for 4 classes, background included; give each"):
             check_ids(wrong, 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a\0b", "a\nb", "\x1b[31m", "\x85", "\u2028", "\ud800", "x" * 201]
+)
+def test_names_that_can_not_be_shown_are_refused(name):
+    with pytest.raises(ValueError, match="can't be shown; give 1 to 200 characters") as error:
+        check_names(["BG", "hat", name], 3)
+    assert str(error.value).isprintable() and len(str(error.value)) < 350
+
+
+def test_names_of_all_languages_pass_and_none_twice():
+    names = ("BG", "кепка", "帽子", "x" * 200, "<b>", "می‌خواهم")
+    assert check_names(names, 6) == names
+    with pytest.raises(ValueError, match="'hat' is given twice"):
+        check_names(["BG", "hat", "hat"], 3)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mrcnn.training import run_folders
-from tests.helpers import GOLDEN, config_from, read_json
+from tests.helpers import GOLDEN, ROOT, config_from, read_json
+from tests.helpers.commands import run_command
 
 pytestmark = pytest.mark.tf
 
@@ -336,6 +337,120 @@ def test_download(server, saved, tmp_path):
     with pytest.raises(ValueError, match="could not be fetched"):
         pretrained.download(f"{address}/none.h5", other)
     assert sorted(p.name for p in other.parent.iterdir()) == ["w.h5"]
+
+
+def test_what_a_server_gave_instead_of_a_file(server, tmp_path):
+    from mrcnn.network import pretrained
+
+    folder, address = server
+    (folder / "w.h5").write_bytes(b"<!DOCTYPE html><title>Sign in</title>")
+    target = tmp_path / "w.h5"
+    with pytest.raises(ValueError, match="what it gave is a web page .*\n.*by hand and save it as"):
+        pretrained.download(f"{address}/w.h5", target)
+    assert not target.exists()
+
+
+def test_genuine_keras_3_files_load(compact, saved, tmp_path):
+    """Keras's own layout, which a model of Keras writes under a name that ends in .weights.h5."""
+    import keras
+
+    from mrcnn.network import pretrained, weights
+
+    compact.load_weights(saved)
+    before = [v.numpy() for v in compact.keras_model.variables]
+    keras.Model.save_weights(compact.keras_model, tmp_path / "k3.weights.h5")
+    for variable in compact.keras_model.variables:
+        variable.assign(variable * 0)
+    report = compact.load_weights(tmp_path / "k3.weights.h5")
+    assert not report.missing and not report.unused
+    for variable, old in zip(compact.keras_model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+    ours = pretrained.config_for(weights.inspect(tmp_path / "k3.weights.h5"))
+    assert (ours.BACKBONE, ours.NUM_CLASSES, ours.POOL_SIZE) == ("mobilenet_v2", 3, 7)
+    assert (ours.TOP_DOWN_PYRAMID_SIZE, ours.FPN_CLASSIF_FC_LAYERS_SIZE) == (16, 64)
+
+
+def test_nothing_changes_where_one_value_is_no_number(compact, saved):
+    compact.load_weights(saved)
+    before = [v.numpy() for v in compact.keras_model.variables]
+    with h5py.File(saved, "a") as file:
+        file["Conv1/Conv1/kernel:0"][...] += 1
+        file["mrcnn_mask/mrcnn_mask/bias:0"][2] = np.nan
+    with pytest.raises(ValueError, match="layer mrcnn_mask, weight mrcnn_mask/bias:0: 1 of 3 val"):
+        compact.load_weights(saved)
+    for variable, old in zip(compact.keras_model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+
+
+def test_a_folder_falls_back_to_an_older_file(saved, tmp_path):
+    from mrcnn.network import pretrained
+
+    def newer(name, make):
+        path = tmp_path / name
+        make(path)
+        if path.is_file():
+            os.utime(path, (2e9, 2e9))
+
+    def damaged(path):
+        shutil.copy(saved, path)
+        with h5py.File(path, "a") as file:
+            file["mrcnn_mask/mrcnn_mask/bias:0"][0] = np.inf
+
+    def unfit(path):
+        shutil.copy(saved, path)
+        with h5py.File(path, "a") as file:
+            file.attrs["config"] = json.dumps({"IMAGE_MAX_DIM": 10**9})
+
+    newer("a_cut.h5", lambda path: path.write_bytes(saved.read_bytes()[:100_000]))
+    newer("b_infinite.h5", damaged)
+    newer("c_unfit.h5", unfit)
+    # What a folder of runs has too, and what must not be opened, goes without a word.
+    newer("run.state.h5", lambda path: path.write_bytes(b"state"))
+    newer("folder.h5", Path.mkdir)
+    newer("pipe.h5", os.mkfifo)
+    newer("dangling.h5", lambda path: path.symlink_to("none"))
+    with pytest.warns(UserWarning) as caught:
+        assert pretrained.find_weights(tmp_path) == saved
+    texts = [str(warning.message) for warning in caught]
+    assert all(text.endswith("; weights.h5 is used") for text in texts)
+    for name, text in zip(("c_unfit", "b_infinite", "a_cut"), texts, strict=True):
+        assert f"{name}.h5" in text
+    saved.unlink()
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").touch()
+    with pytest.raises(ValueError, match="saved_model is a TensorFlow SavedModel; load it in Ker"):
+        pretrained.find_weights(tmp_path / "saved_model")
+    with pytest.raises(
+        FileNotFoundError, match="(?s)holds 3 .h5 files, none of a.*a_cut.h5 is dam"
+    ):
+        pretrained.find_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "text"),
+    [
+        ("text.h5", lambda path: path.write_bytes(b"no"), "text.h5 is not an HDF5 file"),
+        ("model.pth", lambda path: path.write_bytes(b"\x80\x02"), "model.pth is a Python pickle"),
+        ("pipe.h5", os.mkfifo, "pipe.h5 is no regular file"),
+        ("big.h5", lambda path: big(path), "big.h5 can't be used: NUM_CLASSES is 1000000000"),
+    ],
+)
+def test_the_command_says_it_in_one_message(saved, tmp_path, name, make, text):
+    path = tmp_path / name
+    if name == "big.h5":
+        shutil.copy(saved, path)
+    make(path)
+    printed = run_command(
+        "inference", "--weights", path, "--input_folder", ROOT / "input_folder",
+        "--output_folder", tmp_path / "out", status=2,
+    )  # fmt: skip
+    assert text in printed and "Traceback" not in printed and printed.count(name) == 1
+
+
+def big(path):
+    with h5py.File(path, "a") as file:
+        config = json.loads(file.attrs["config"])
+        file.attrs["config"] = json.dumps(config | {"NUM_CLASSES": 10**9})
 
 
 def test_run_folders(tmp_path):

@@ -136,6 +136,36 @@ def test_files_without_a_head_or_with_a_strange_one(layer_file, head, tmp_path):
         read_head(path, DEEPFASHION2)
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda g: g["kernel:0"].__setitem__((0, 0), np.nan), "weight kernel:0: 1 of .* are NaN"),
+        (lambda g: g.attrs.__setitem__("margin", "a lot"), "attribute margin of .* is no number"),
+        (lambda g: g.attrs.__setitem__("margin", np.nan), "margin is nan; give 0 to 1"),
+        (lambda g: g.attrs.__setitem__("groups", '[["BG", 5]]'), "Expected `str`, got `int`"),
+        (lambda g: g.attrs.__setitem__("groups", "[" * 10**5), "Expected `str`, got `array`"),
+        (lambda g: g.attrs.__delitem__("weight_names"), "kernel:0"),
+        (lambda g: _link(g, "kernel:0"), "kernel:0 is a link, maybe to another file"),
+        (lambda g: None, "it is for another number of features"),
+    ],
+)
+def test_what_a_strangers_head_may_say(layer_file, head, tmp_path, change, text):
+    from mrcnn.network.weights import WeightsError
+    from mrcnn.siblings.sleeves import GROUP, read_head, write_head
+
+    path = tmp_path / "with.h5"
+    write_head(head, layer_file, path)
+    with h5py.File(path, "a") as file:
+        change(file[GROUP])
+    with pytest.raises(WeightsError, match=f"sleeve head of .*with.h5 can't be used: .*{text}"):
+        read_head(path, DEEPFASHION2, channels=5)
+
+
+def _link(group, name):
+    del group[name]
+    group[name] = h5py.ExternalLink("pipe", "/")
+
+
 def test_to_float16_keeps_the_head(layer_file, head, tmp_path, monkeypatch):
     from mrcnn.siblings.sleeves import read_head, write_head
 
