@@ -3,17 +3,14 @@
 They are written row by row, so a run of any length needs no more memory for them.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mrcnn.core.files import replacing, write_atomically
-from mrcnn.inference.listing import writable
+from mrcnn.core.text import csv_lines, writable
+from mrcnn.inference.folder import OutputFolder
 from mrcnn.inference.records import Entry
 
 COLUMNS = (
@@ -26,7 +23,8 @@ AddEntry = Callable[[Entry], None]
 
 @contextmanager
 def json_array(
-    path: Path,
+    folder: OutputFolder,
+    name: str,
     head: bytes = b"[",
     tail: bytes = b"]",
     encode: Callable[[Any], bytes] = orjson.dumps,
@@ -39,7 +37,7 @@ def json_array(
     Yields:
         the function that adds an item.
     """
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with folder.replacing(name) as temporary, open(temporary, "wb") as file:
         file.write(head)
         separator = b""
 
@@ -53,14 +51,14 @@ def json_array(
 
 
 @contextmanager
-def coco_files(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
+def coco_files(folder: OutputFolder, class_names: Sequence[str]) -> Iterator[AddEntry]:
     """results.json in COCO's results format, and images.json, the images and classes it names."""
     categories = [{"id": i, "name": name} for i, name in enumerate(class_names) if i]
     head = b'{"info":{"description":"pictures of results.json"},"images":['
     tail = b'],"annotations":[],"categories":' + orjson.dumps(categories) + b"}"
     with (
-        json_array(folder / "results.json") as add_result,
-        json_array(folder / "images.json", head, tail) as add_image,
+        json_array(folder, "results.json") as add_result,
+        json_array(folder, "images.json", head, tail) as add_image,
     ):
 
         def add(entry: Entry) -> None:
@@ -81,32 +79,28 @@ def coco_files(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
 
 
 @contextmanager
-def csv_table(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
+def csv_table(folder: OutputFolder, class_names: Sequence[str]) -> Iterator[AddEntry]:
     """results.csv: a line for each garment."""
-    with (
-        replacing(folder / "results.csv") as path,
-        open(path, "w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
+    with folder.replacing("results.csv") as path, open(path, "wb") as file:
+        file.write(csv_lines([COLUMNS]))
 
         def add(entry: Entry) -> None:
             image_id, image, record = entry
+            rows = []
             for found in record.instances:
                 class_id, percent = found.category_id, 100 * found.area / record.pixels
-                table.writerow(
+                rows.append(
                     [
-                        *(writable(image.name), image_id, class_id, class_names[class_id]),
+                        *(image.name, image_id, class_id, class_names[class_id]),
                         *(f"{found.score:.4f}", *(round(v) for v in found.bbox)),
                         *(found.area, f"{percent:.3f}", found.color),
                     ]
                 )
+            file.write(csv_lines(rows))
 
         yield add
 
 
-def write_failures(folder: Path, rows: Iterable[tuple[str, str]]) -> None:
+def write_failures(folder: OutputFolder, rows: Iterable[tuple[str, str]]) -> None:
     """Writes failures.csv: (file, reason) rows, sorted; the header alone if there are none."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("file", "reason"), *sorted(rows)])
-    write_atomically(folder / "failures.csv", text.getvalue().encode())
+    folder.write("failures.csv", csv_lines([("file", "reason"), *sorted(rows)]))

@@ -15,8 +15,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mrcnn.core.files import replacing
-from mrcnn.inference.listing import Source
+from mrcnn.core.text import printable
+from mrcnn.inference.folder import OutputFolder
+from mrcnn.inference.listing import Source, shortened
+from mrcnn.inference.names import TABLES
 from mrcnn.inference.results import Result
 from mrcnn.inference.tables import json_array
 from mrcnn.inference.writers import Outputs, draw_result, label_result
@@ -53,7 +55,7 @@ def load_av() -> Any:
 def run_video(
     predictor: StreamDetector,
     source: Source,
-    output_folder: Source,
+    output_folder: Source | OutputFolder,
     outputs: Outputs,
     progress: bool = True,
 ) -> int:
@@ -61,7 +63,8 @@ def run_video(
 
     Into `output_folder`: <name>.mp4, the frames with their garments drawn in, without sound
     ("overlay" in outputs.save); <name>.json, COCO's results format with the number of the frame,
-    from 1, as image_id ("json"). A webcam's are called camera<number>.
+    from 1, as image_id ("json"). A webcam's are called camera<number>. As with images, a file that
+    this program didn't write is not replaced.
 
     Args:
         source: a file or the number of a webcam.
@@ -73,30 +76,30 @@ def run_video(
     Raises:
         ImportError: without PyAV.
         ValueError: if the source can't be read, holds no video, or nothing is to be saved.
+        OutputError: as `pipeline.run_images`.
     """
-    av, folder = load_av(), Path(output_folder)
+    av = load_av()
     if not {"overlay", "json"} & set(outputs.save):
         raise ValueError("a video gives overlay and json only; save one of them or both")
     frames = 0
     with ExitStack() as stack:
-        container, name = _open(av, str(source))
+        container, given_name = _open(av, str(source))
         stack.enter_context(container)
         if not container.streams.video:
             raise ValueError(f"{source} holds no video; pass a video file or a webcam's number")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        folder.mkdir(parents=True, exist_ok=True)
+        if not isinstance(output_folder, OutputFolder):
+            output_folder = stack.enter_context(OutputFolder(output_folder))
+        name = _name_of_results(given_name)
+        endings = {"overlay": ".mp4", "json": ".json"}
+        output_folder.require(name + endings[kind] for kind in endings if kind in outputs.save)
         add_frame = add_row = None
         if "overlay" in outputs.save:
-            path = folder / f"{name}.mp4"
-            if path.exists() and os.path.exists(source) and path.samefile(source):
-                raise ValueError(
-                    f"the overlay would replace {source}; choose another output folder"
-                )
             rate = Fraction(stream.average_rate or stream.guessed_rate or CAMERA_RATE)
-            add_frame = stack.enter_context(_video_file(av, path, rate))
+            add_frame = stack.enter_context(_video_file(av, output_folder, f"{name}.mp4", rate))
         if "json" in outputs.save:
-            add_row = stack.enter_context(json_array(folder / f"{name}.json"))
+            add_row = stack.enter_context(json_array(output_folder, f"{name}.json"))
         bar = stack.enter_context(
             tqdm(total=stream.frames or None, unit="frame", disable=not progress)
         )
@@ -116,8 +119,15 @@ def run_video(
         if not frames:
             raise ValueError(f"{source} gave no frame; pass a valid video file")
     if progress:
-        print(f"{frames} frames processed; results are in {folder / name}.*")
+        place = printable(output_folder.path / name)
+        print(f"{frames} frames processed; results are in {place}.*")
     return frames
+
+
+def _name_of_results(name: str) -> str:
+    """A video's name, unless that is too long or would give a table of a run over images."""
+    name = shortened(name)
+    return f"{name}~" if f"{name}.json" in TABLES else name
 
 
 def _open(av: Any, source: str) -> tuple[Any, str]:
@@ -143,17 +153,22 @@ def _frames(av: Any, container: Any, stream: Any) -> Iterator[np.ndarray]:
             turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
             yield image if not turns else np.ascontiguousarray(np.rot90(image, turns))
     except av.FFmpegError as error:
-        print(f"the video is damaged from here on: {error}", file=sys.stderr)
+        print(f"the video is damaged from here on: {printable(error)}", file=sys.stderr)
 
 
 @contextmanager
-def _video_file(av: Any, path: Path, rate: Fraction) -> Iterator[Callable[[Image.Image], None]]:
+def _video_file(
+    av: Any, folder: OutputFolder, name: str, rate: Fraction
+) -> Iterator[Callable[[Image.Image], None]]:
     """Writes an H.264 video of the first frame's size; it appears once it is complete.
 
     Yields:
         the function that adds a frame.
     """
-    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with (
+        folder.replacing(name) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
         stream = None
 
         def add(image: Image.Image) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from mrcnn.commands import main as command
 from mrcnn.inference import video
+from mrcnn.inference.names import LOCK, NOTES
 from mrcnn.inference.writers import Outputs
-from tests.helpers.detectors import HalfDetector
+from tests.helpers.detectors import HalfDetector, files
 
 av = pytest.importorskip("av", reason="needs PyAV (pip install av)")
 
@@ -46,7 +47,7 @@ def test_a_video(tmp_path, capsys):
     write_video(tmp_path / "clip.mp4", 12)
     out = tmp_path / "out"
     assert video.run_video(Streaming(), tmp_path / "clip.mp4", out, Outputs()) == 12
-    assert sorted(p.name for p in out.iterdir()) == ["clip.mp4.json", "clip.mp4.mp4"]
+    assert files(out) == ["clip.mp4.json", "clip.mp4.mp4", LOCK, NOTES]
     rate, frames = read_video(out / "clip.mp4.mp4")
     assert rate == 10 and len(frames) == 12 and frames[0].shape == (240, 320, 3)
     # Trousers on the left are tinted, the upper right is as it was.
