@@ -128,7 +128,7 @@ def _run_video(options: InferenceOptions, outputs: Outputs) -> int:
         unfit.insert(0, "--save masks, cutouts, csv or html")
     if unfit:
         raise UsageError(f"--video doesn't go with {', '.join(unfit)}; leave it out")
-    if video.strip() and not video.isdigit() and not Path(video).is_file():
+    if not video.isdigit() and not Path(video).is_file():
         raise UsageError(f"there is no video {video!r}; pass a file or a webcam's number")
     load_av()
     with OutputFolder(options.output_folder) as folder:

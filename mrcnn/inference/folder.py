@@ -70,7 +70,6 @@ class OutputFolder:
                     f"can't write to the output folder {self.path}: {_why(self.path, error)}; "
                     "choose another output folder"
                 ) from error
-            self._clean()
             self._stack = stack.pop_all()
         return self
 
@@ -101,7 +100,9 @@ class OutputFolder:
         if is_new:
             stack.callback(self._remove_notes_of_nothing)
         self.notes = Notes.read(self.path)
-        if not self.notes.run:
+        if self.notes.run:
+            self._clean()
+        else:
             self._refuse_content(NOTES)
         stack.callback(self._close)
         now = datetime.now().astimezone().isoformat(" ", "seconds")
@@ -296,7 +297,7 @@ class OutputFolder:
 
 def _remove_empty(folders: Iterable[Path]) -> None:
     """Removes folders, inner ones first, up to one that isn't empty."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: no folder can have this name
         for folder in folders:
             folder.rmdir()
 
@@ -321,7 +322,7 @@ def _by(run: Run | None) -> str:
 def _why(folder: Path, error: Exception) -> str:
     """Why a folder can't be made or used."""
     if isinstance(error, FileExistsError | NotADirectoryError):
-        for path in (folder, *folder.parents):
+        for path in (folder / "records", folder, *folder.parents):
             if os.path.lexists(path) and not path.is_dir():
                 return f"{path} is {'a link to nothing' if path.is_symlink() else 'no folder'}"
     return getattr(error, "strerror", None) or str(error)
