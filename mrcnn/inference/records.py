@@ -44,7 +44,7 @@ _Box = Annotated[
 ]
 
 
-class Instance(msgspec.Struct):
+class Instance(msgspec.Struct, forbid_unknown_fields=True):
     """A garment: a row of COCO's results, with the mask's pixels and the name of its colour."""
 
     category_id: Annotated[int, msgspec.Meta(ge=1)]
@@ -55,7 +55,7 @@ class Instance(msgspec.Struct):
     color: str
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, forbid_unknown_fields=True):
     """What is known of a finished image; the fields are the keys of its JSON file.
 
     Attributes:
