@@ -1,6 +1,7 @@
 """`model.py inference`: detect garments in images or a video."""
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,7 +129,7 @@ def _run_video(options: InferenceOptions, outputs: Outputs) -> int:
         unfit.insert(0, "--save masks, cutouts, csv or html")
     if unfit:
         raise UsageError(f"--video doesn't go with {', '.join(unfit)}; leave it out")
-    if not video.isdigit() and not Path(video).is_file():
+    if not video.isdigit() and not os.path.isfile(video):
         raise UsageError(f"there is no video {video!r}; pass a file or a webcam's number")
     load_av()
     with OutputFolder(options.output_folder) as folder:

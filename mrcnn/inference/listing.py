@@ -80,7 +80,7 @@ def list_inputs(source: Source, output_folder: Source, recursive: bool = False) 
     """
     folder = Path(output_folder)
     read_from = source if os.path.isdir(source) else pattern_folder(source)
-    if read_from is not None and folder.is_dir() and folder.samefile(read_from):
+    if read_from is not None and os.path.isdir(folder) and folder.samefile(read_from):
         raise ValueError(
             f"the images of {os.fspath(source)!r} lie in the output folder; choose another "
             "output folder, or the next run takes the results for images"
@@ -159,7 +159,7 @@ def list_images(
     if not text:
         raise ValueError("the name of the input is empty; give a folder, an image or a pattern")
     listing = Listing()
-    if path.is_dir():
+    if os.path.isdir(path):
         with quiet_pillow():
             found, base = _of_folder(path, recursive, listing, leave_out), path
     else:
@@ -171,11 +171,17 @@ def list_images(
         raise ValueError(
             f"found no images in {text!r}; give a folder that holds files with one of the "
             f"endings {', '.join(SUFFIXES)}"
-            + ("" if recursive or not path.is_dir() else ", or add --recursive for sub-folders")
+            + (
+                ""
+                if recursive or not os.path.isdir(path)
+                else ", or add --recursive for sub-folders"
+            )
         )
     names = sorted((_relative(p, base), p) for p in found)
     images = _with_outputs(names, str)
-    return Listing(images, sorted(listing.passed_over), sorted(listing.failed))
+    return Listing(
+        images, sorted(listing.passed_over), sorted(listing.failed), sorted(listing.left_out)
+    )
 
 
 def pattern_folder(source: Source) -> Path | None:
@@ -270,7 +276,7 @@ def _named(
     text: str, path: Path, recursive: bool, listing: Listing, leave_out: Source | None
 ) -> list[Path]:
     """The paths that a file name, a pattern or a list of paths stands for."""
-    if path.suffix.lower() == ".txt" and path.is_file():
+    if path.suffix.lower() == ".txt" and os.path.isfile(path):
         return [_beside(line, path.parent) for line in _lines(path) if line.strip()]
     if os.path.lexists(text):
         return [path]

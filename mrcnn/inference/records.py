@@ -5,6 +5,7 @@ loses no finished image and can go on; at the end the tables are made from the r
 only believed as far as it is one that this program could have written for that image.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -181,10 +182,14 @@ class Records:
         self.folder, self.settings, self.class_names = folder, settings, class_names
         self.done: dict[str, list[str]] = {}
         self.unusable: dict[str, tuple[str, str]] = {}
+        # Hash by output of records that were written or checked by this run: checked once only.
+        self._sound: dict[str, bytes] = {}
 
     def write(self, image: InputImage, record: Record) -> None:
         """Writes the record of an image whose files are complete, and removes older ones."""
-        self.folder.write(record_file(image.output), msgspec.json.encode(record))
+        data = msgspec.json.encode(record)
+        self.folder.write(record_file(image.output), data)
+        self._sound[image.output] = hashlib.sha256(data).digest()
         files = [on_disk(name) for name in record.files]
         for name in self.folder.notes.of_image(image.output) - set(files):
             self.folder.remove(name)
@@ -198,7 +203,10 @@ class Records:
         try:
             data = read_regular(self.folder.path / name, MOST_BYTES)
             record = msgspec.json.decode(data, type=Record)
-            check_record(record, image.output, self.class_names)
+            digest = hashlib.sha256(data).digest()
+            if self._sound.get(image.output) != digest:
+                check_record(record, image.output, self.class_names)
+                self._sound[image.output] = digest
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:

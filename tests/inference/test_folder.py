@@ -1,5 +1,6 @@
 """The output folder: whose files are replaced, who may work in it, and what it says if it can't."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -350,3 +351,24 @@ def test_a_folder_that_another_took_the_place_of_is_left_alone(tmp_path):
             out.write("a.png", b"new")
         out.remove("a.png")
     assert (tmp_path / "out" / "a.png").read_bytes() == b"another run's"
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"),
+    [("ENOSPC", True), ("EDQUOT", True), ("EROFS", True), ("EFBIG", False), ("EIO", False)],
+)
+def test_what_concerns_the_whole_disk_ends_the_run(tmp_path, monkeypatch, number, ends):
+    def fail(*_):
+        raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+
+    with OutputFolder(tmp_path) as out:
+        out.write("a.png", b"old")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            with pytest.raises(OutputError, match="a.png cannot be written to: ") as raised:
+                out.write("a.png", b"new")
+            with pytest.raises(OutputError), out.replacing("results.json") as temporary:
+                temporary.write_bytes(b"[]")
+        assert isinstance(raised.value, OutputLost) == ends
+        out.write("a.png", b"newer")  # what was there is still ours
+    assert files(tmp_path) == ["a.png", LOCK, NOTES]
