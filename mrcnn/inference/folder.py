@@ -282,12 +282,13 @@ class OutputFolder:
 
     def _clean(self) -> None:
         """Removes half-written files of runs that were killed, wherever our files lie."""
-        folders = {"", *RESERVED, *(name.rpartition("/")[0] for name in self.notes)}
-        for root, inner, _ in os.walk(self.path / "records"):
-            above = Path(root).relative_to(self.path)
-            folders |= {(above / name).as_posix() for name in inner}
+        folders = {name.rpartition("/")[0] or "." for name in self.notes}
+        records = self.path / "records"
+        for root, *_ in os.walk(records):
+            inner = Path(root).relative_to(records).as_posix()
+            folders |= {inner, *(f"{kind}/{inner}" for kind in RESERVED)}
         for folder in folders:
-            if not self._is_inside(f"{folder}/file" if folder else "file"):
+            if not self._is_inside(f"{folder}/file"):
                 continue
             with suppress(OSError), os.scandir(self.path / folder) as entries:
                 for entry in entries:

@@ -4,6 +4,8 @@ They lie in `records/`, and a folder that has them is an output folder. A file's
 are noted before it gets its name, so that a run that is cut off leaves no file that isn't noted.
 """
 
+import errno
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -146,7 +148,7 @@ class Notes:
     def _append(self, entry: Run | Note) -> None:
         assert self._file is not None
         # The line end comes first: it also ends what a full disk may have cut off.
-        line = b"\n" + msgspec.json.encode(entry)
-        if self._file.write(line) < len(line):
-            raise OSError(28, "No space left on device")
+        line = b"\n" * bool(self._lines) + msgspec.json.encode(entry)
         self._lines += 1
+        if self._file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -239,37 +239,33 @@ def test_an_empty_input_is_not_the_current_folder(tmp_path, capsys, monkeypatch)
     assert files(tmp_path) == ["a.jpg"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_folders_of_others_can_not_be_written_to(tmp_path):
     """As another user: without the right to write, or to enter."""
-    if os.geteuid():
-        pytest.skip("only root can become another user")
-    for name in ("a.jpg", "b.jpg"):
-        write_image(tmp_path / "in" / name)
-    shutil.copytree(tmp_path / "in", tmp_path / "sub" / "in")
+    write_image(tmp_path / "in" / "a.jpg")
+    tmp_path.chmod(0o755)
     for mode in (0o555, 0o666, 0o000):
         out = tmp_path / f"{mode:o}"
         out.mkdir()
         out.chmod(mode)
-        for folder in (out, out / "new"):
+        for folder in (out.name, f"{out.name}/new"):
             status, told = as_nobody(tmp_path, folder)
             assert status == 2 and "Permission denied; choose another" in told, told
             assert told.count("\n") <= 2 and not list(out.iterdir())
 
 
 def as_nobody(folder, out):
-    """(exit status, messages) of a run by a user without rights."""
-    for path in (folder, *folder.parents):
-        if str(path).startswith("/tmp/"):
-            path.chmod(path.stat().st_mode | 0o055)
+    """(exit status, messages) of a run by a user without rights; out: relative to the folder."""
     child = os.fork()
     if not child:
-        sys.stderr = open(folder / "told", "w", buffering=1)  # noqa: SIM115
+        os.chdir(folder)  # nobody may not go through the folders above it
+        sys.stderr = open("told", "w", buffering=1)  # noqa: SIM115
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
         status = 1
         try:
-            status = run("--input", folder / "in", "--output_folder", out)
+            status = run("--input", "in", "--output_folder", out)
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
