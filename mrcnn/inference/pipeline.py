@@ -11,28 +11,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from mrcnn.core.classes import check_names
 from mrcnn.core.memory import give_back
 from mrcnn.core.reading import MAX_PIXELS, ImageError, count_pixels, quiet_pillow, read_image
 from mrcnn.core.text import writable
+from mrcnn.inference.detector import Detector
 from mrcnn.inference.folder import OutputError, OutputFolder, OutputLost
 from mrcnn.inference.gallery import gallery_page
 from mrcnn.inference.listing import InputImage, Listing, Source, list_inputs
-from mrcnn.inference.names import (
-    TABLES,
-    link,
-    mask_files,
-    overlay_file,
-    record_file,
-    table_files,
-)
+from mrcnn.inference.names import TABLES, link, mask_files, overlay_file, record_file, table_files
 from mrcnn.inference.records import VERSION, Record, Records, describe, source_state
-from mrcnn.inference.results import Result
 from mrcnn.inference.summary import Summary
 from mrcnn.inference.tables import coco_files, csv_table, write_failures
 from mrcnn.inference.writers import Outputs, write_image
@@ -43,29 +35,6 @@ PIXELS_AT_ONCE = 60_000_000
 # Images after which freed memory is returned to the system: seldom, as it takes some 10 ms to
 # get it anew.
 GIVE_BACK_AFTER = 8
-
-
-class Detector(Protocol):
-    """What a run needs of a detector, such as `mrcnn.predictor.Predictor`.
-
-    `prepare` and `to_result` are called in threads, `detect` in the thread of the caller.
-    """
-
-    class_names: Sequence[str]
-    batch_size: int
-
-    @property
-    def fingerprint(self) -> str:
-        """A text that changes with everything that changes the results."""
-
-    def prepare(self, image: np.ndarray) -> Any:
-        """An image as `detect` and `to_result` take it."""
-
-    def detect(self, batch: list[Any]) -> Sequence[Any]:
-        """The raw results of at most `batch_size` prepared images."""
-
-    def to_result(self, prepared: Any, raw: Any) -> Result:
-        """The result of one image."""
 
 
 def run_images(

@@ -5,21 +5,21 @@ PyAV does the decoding and encoding (pip install av); nothing else here needs it
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from mrcnn.core.text import printable
+from mrcnn.inference.detector import StreamDetector
 from mrcnn.inference.folder import OutputFolder
 from mrcnn.inference.listing import Source, shortened
 from mrcnn.inference.names import TABLES
-from mrcnn.inference.results import Result
 from mrcnn.inference.tables import json_array
 from mrcnn.inference.writers import Outputs, draw_result, label_result
 
@@ -30,13 +30,6 @@ _CAMERAS = {
     "win32": ("dshow", "video={}"),
 }
 CAMERA_RATE = 30  # frames a second, where a camera doesn't tell
-
-
-class StreamDetector(Protocol):
-    """What `run_video` needs of a detector, such as `mrcnn.predictor.Predictor`."""
-
-    def stream(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
-        """Yields the result of each image."""
 
 
 def load_av() -> Any:
