@@ -106,10 +106,17 @@ def _completed(field: Any, given: dict[str, Any], hint: Any) -> dict[str, Any]:
         either = type(None) in kinds  # None: neither --name nor --no-name was given
         return given | {"action": argparse.BooleanOptionalAction if either else "store_true"}
     kind = next((kind for kind in kinds if kind in METAVARS), str)
-    given.setdefault("type", kind)
+    given.setdefault("type", _path if kind is Path else kind)
     if "choices" not in given:
         given.setdefault("metavar", METAVARS[kind])
     return given
+
+
+def _path(text: str) -> Path:
+    """A path of the command line; an empty one, of an unset variable say, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a path, or . for the current folder")
+    return Path(text)
 
 
 def _kinds(hint: Any) -> set[Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from mrcnn.commands.arguments import Help, add_options, from_arguments
 from mrcnn.core.options import option, positive
 from mrcnn.core.processes import sigterm_interrupts, usable_cpus
+from mrcnn.core.text import printable
 from mrcnn.deepfashion2.converter import ANNOTATED_SPLITS, Summary, convert_split, has_split
 from mrcnn.deepfashion2.records import Form
 
@@ -134,7 +135,7 @@ def run_convert(options: ConvertOptions) -> int:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    print(message, file=sys.stderr)
+    print(printable(message, lines=True), file=sys.stderr)
     return status
 
 

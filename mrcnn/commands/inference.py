@@ -1,6 +1,7 @@
 """`model.py inference`: detect garments in images or a video."""
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,9 @@ class InferenceOptions(DetectorOptions, ImageOptions):
 
 def run_inference(options: InferenceOptions) -> int:
     """Detects garments in images or a video; returns the exit status."""
+    from mrcnn.inference.folder import OutputFolder
     from mrcnn.inference.listing import list_inputs
+    from mrcnn.inference.names import table_files
     from mrcnn.inference.pipeline import run_images
 
     # Mistakes are found before TensorFlow is loaded, which takes seconds.
@@ -99,21 +102,24 @@ def run_inference(options: InferenceOptions) -> int:
     if options.video is not None:
         return _run_video(options, outputs)
     listing = list_inputs(options.input_folder, options.output_folder, options.recursive)
-    summary = run_images(
-        _load_predictor(options, one_by_one=len(listing.images) < 4),
-        listing,
-        options.output_folder,
-        outputs,
-        resume=options.resume,
-        strict=options.strict,
-        max_pixels=max_pixels,
-    )
+    with OutputFolder(options.output_folder) as folder:
+        folder.require(table_files(outputs.save))
+        summary = run_images(
+            _load_predictor(options, one_by_one=len(listing.images) < 4),
+            listing,
+            folder,
+            outputs,
+            resume=options.resume,
+            strict=options.strict,
+            max_pixels=max_pixels,
+        )
     if summary.stopped == "interrupted":
         return 130
     return 3 if summary.failures else 0
 
 
 def _run_video(options: InferenceOptions, outputs: Outputs) -> int:
+    from mrcnn.inference.folder import OutputFolder
     from mrcnn.inference.video import load_av, run_video
 
     video = options.video or ""
@@ -123,10 +129,11 @@ def _run_video(options: InferenceOptions, outputs: Outputs) -> int:
         unfit.insert(0, "--save masks, cutouts, csv or html")
     if unfit:
         raise UsageError(f"--video doesn't go with {', '.join(unfit)}; leave it out")
-    if video.strip() and not video.isdigit() and not Path(video).is_file():
+    if not video.isdigit() and not os.path.isfile(video):
         raise UsageError(f"there is no video {video!r}; pass a file or a webcam's number")
     load_av()
-    run_video(_load_predictor(options, one_by_one=True), video, options.output_folder, outputs)
+    with OutputFolder(options.output_folder) as folder:
+        run_video(_load_predictor(options, one_by_one=True), video, folder, outputs)
     return 0
 
 

@@ -2,8 +2,9 @@
 
 import errno
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -11,12 +12,16 @@ PathLike = str | os.PathLike[str]
 
 
 @contextmanager
-def replacing(path: PathLike, sync: bool = False) -> Iterator[Path]:
+def replacing(
+    path: PathLike, sync: bool = False, finished: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
     """A temporary file beside `path`, whose folder must exist, that takes its name if the block
     succeeds: a reader, or a run that is cut off, never meets half a file.
 
     Args:
         sync: also wait until it is on the disk, so that this holds when the power fails.
+        finished: called with the temporary file once it is complete; if it raises, `path` stays
+            as it is.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -26,6 +31,8 @@ def replacing(path: PathLike, sync: bool = False) -> Iterator[Path]:
         os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
         if sync:
             flush(name)
+        if finished:
+            finished(Path(name))
         os.replace(name, path)
         if sync:
             flush(path.parent)
@@ -39,6 +46,26 @@ def write_atomically(path: PathLike, content: bytes, sync: bool = False) -> None
     """Writes bytes; see `replacing`."""
     with replacing(path, sync) as temporary:
         temporary.write_bytes(content)
+
+
+def read_regular(path: PathLike, most: int) -> bytes:
+    """The content of a regular file; no link is followed and no pipe is waited for.
+
+    Args:
+        most: bytes.
+
+    Raises:
+        OSError: if it is another kind of file, longer, or can't be read.
+    """
+    # Neither flag exists on Windows.
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+        return file.read(most)
 
 
 def flush(path: PathLike) -> None:

@@ -5,8 +5,6 @@ grow with the split. One image's records: `mrcnn/deepfashion2/records.py`.
 """
 
 import contextlib
-import csv
-import io
 import multiprocessing
 import os
 import re
@@ -27,6 +25,7 @@ from tqdm import tqdm
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.core.files import replacing
 from mrcnn.core.processes import sigint_blocked
+from mrcnn.core.text import csv_lines
 from mrcnn.deepfashion2.records import Form, Problem, categories, convert_image
 
 # Splits that need annotations; the data set's test split has none.
@@ -222,7 +221,7 @@ def convert_split(
         tempfile.TemporaryFile(dir=None if dry_run else output) as annotations,
         tqdm(total=len(entries), desc=folder.name, unit=" images", disable=None) as bar,
     ):
-        table.write(_csv([("file", "item", "problem", "action")]))
+        table.write(csv_lines([("file", "item", "problem", "action")]))
         table.write(_problem_rows(found))
         summary.problems.update(p.kind for p in found)
         file.write(orjson.dumps(head)[:-1] + b',\n"images":[')
@@ -253,10 +252,4 @@ def _write(chunk: Chunk, images: Any, annotations: Any, summary: Summary, dry_ru
 
 
 def _problem_rows(problems: list[Problem]) -> bytes:
-    return _csv([(p.file, p.item, f"{p.kind}: {p.detail}", p.action) for p in problems])
-
-
-def _csv(rows: list[tuple[str, ...]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return csv_lines([(p.file, p.item, f"{p.kind}: {p.detail}", p.action) for p in problems])

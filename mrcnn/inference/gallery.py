@@ -12,8 +12,10 @@ from typing import Any
 
 import orjson
 
-from mrcnn.inference.listing import FORMATS, writable
-from mrcnn.inference.records import Entry, link
+from mrcnn.core.text import writable
+from mrcnn.inference.folder import OutputFolder
+from mrcnn.inference.names import FORMATS, link, overlay_file
+from mrcnn.inference.records import Entry
 from mrcnn.inference.tables import AddEntry, json_array
 from mrcnn.render.drawing import color_for
 from mrcnn.render.html import render
@@ -25,7 +27,7 @@ _PLACE = "[@images@]"
 
 @contextmanager
 def gallery_page(
-    folder: Path, class_names: Sequence[str], failures: Sequence[tuple[str, str]]
+    folder: OutputFolder, class_names: Sequence[str], failures: Sequence[tuple[str, str]]
 ) -> Iterator[AddEntry]:
     """index.html.
 
@@ -41,8 +43,8 @@ def gallery_page(
     page = render("gallery.html.j2", classes=classes, failures=failures, place=_PLACE)
     head, tail = page.rsplit(_PLACE, 1)  # a failed file may have this name, too
     ends = head.encode() + b"[\n", b"]" + tail.encode()
-    with json_array(folder / "index.html", *ends, encode=_for_script) as add_card:
-        yield lambda entry: add_card(_card(folder, entry))
+    with json_array(folder, "index.html", *ends, encode=_for_script) as add_card:
+        yield lambda entry: add_card(_card(folder.path, entry))
 
 
 def _for_script(card: dict[str, Any]) -> bytes:
@@ -53,7 +55,7 @@ def _for_script(card: dict[str, Any]) -> bytes:
 def _card(folder: Path, entry: Entry) -> dict[str, Any]:
     """The data of an image for the page's script."""
     _, image, record = entry
-    overlays = {link(f"{image.output}.{ending}") for ending in FORMATS}
+    overlays = {link(overlay_file(image.output, kind)) for kind in FORMATS}
     found = [
         [
             instance.category_id,

@@ -9,17 +9,18 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 from mrcnn.core.reading import SUFFIXES, is_image, quiet_pillow
+from mrcnn.core.text import writable
+from mrcnn.inference.names import LOCK, NOTES, RESERVED, TABLES, output_of
+from mrcnn.inference.notes import Notes
 
-# Folders and files of the output that belong to the run; see `pipeline.run_images`.
-RESERVED = ("records", "masks", "cutouts")
-TABLES = ("results.json", "images.json", "results.csv", "failures.csv", "index.html")
-FORMATS = ("png", "jpg")  # of overlays
+# Names in the output folder, and in its records/, that a folder of the input can't have there.
+_OURS = (*RESERVED, *TABLES, Path(NOTES).name, Path(LOCK).name)
 # What may be appended to an image's name: an input folder of that name would be in the way.
 _APPENDED = (".png", ".jpg", ".json")
 # File systems take 255 bytes; what is appended to a name, and to a temporary file's, fits too.
@@ -52,11 +53,13 @@ class Listing:
         passed_over: (name, reason) of each file that is no image, neither by its ending nor by
             its content, and of each link to a folder.
         failed: (name, reason) of each sub-folder that can't be read.
+        left_out: files with an image's ending in the folder that was to be left out.
     """
 
     images: list[InputImage] = field(default_factory=list)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
 
     def for_case_blind_disk(self) -> "Listing":
         """The same images, with outputs that differ by more than case or Unicode form."""
@@ -69,41 +72,68 @@ def list_inputs(source: Source, output_folder: Source, recursive: bool = False) 
 
     Args:
         source, recursive: as in `list_images`.
-        output_folder: its files are no images of the input if it lies within.
+        output_folder: the results in it are no images of the input if it lies within.
 
     Raises:
-        ValueError: if there are no images, the results would lie among them, or an overlay
-            would replace one of them.
+        ValueError: if there are no images, results would lie among them or replace one of them,
+            or the output folder lies within the input and holds images, but no notes of a run.
     """
     folder = Path(output_folder)
     read_from = source if os.path.isdir(source) else pattern_folder(source)
-    if read_from is not None and folder.is_dir() and folder.samefile(read_from):
+    if read_from is not None and os.path.isdir(folder) and folder.samefile(read_from):
         raise ValueError(
             f"the images of {os.fspath(source)!r} lie in the output folder; choose another "
             "output folder, or the next run takes the results for images"
         )
     listing = list_images(source, recursive, leave_out=folder)
-    _check_overlays(listing.images, folder)
+    _check_left_out(listing, folder, Path(read_from or ""))
+    _check_results(listing.images, folder, read_from)
     return listing
 
 
-def _check_overlays(images: list[InputImage], folder: Path) -> None:
-    """Refuses overlays that would replace an image of the input."""
+def _check_left_out(listing: Listing, folder: Path, base: Path) -> None:
+    """Refuses to leave out images that no run wrote; in a folder of results it tells of them."""
+    if not listing.left_out:
+        return
+    notes, top = Notes.read(folder), Path(os.path.realpath(folder))
+    if notes.run is None:
+        raise ValueError(
+            f"the output folder {folder} lies within the input and holds images, such as "
+            f"{writable(listing.left_out[0].name)}, but no notes of a run; choose another output folder, or "
+            "they would be left out (earlier versions took no notes)"
+        )
+    why = "lies in the output folder but is no result; passed over"
+    for path in listing.left_out:
+        if _relative(os.path.realpath(path.parent) / Path(path.name), top) not in notes:
+            listing.passed_over.append((_relative(path, base), why))
+    listing.passed_over.sort()
+
+
+def _check_results(images: list[InputImage], folder: Path, read_from: Source | None) -> None:
+    """Refuses results that would replace an image of the input, or lie among them."""
     real = cache(os.path.realpath)
-    inputs = {os.path.join(real(i.path.parent), i.path.name) for i in images}
+    top, kinds = Path(real(folder)), {"masks": "mask image", "cutouts": "cut-out"}
+    outputs = {image.output: writable(image.name) for image in images}
     for image in images:
-        for ending in FORMATS:
-            overlay = folder / f"{image.output}.{ending}"
-            if os.path.join(real(overlay.parent), overlay.name) in inputs:
-                raise ValueError(
-                    f"the overlay of {writable(image.name)} would replace {overlay}, which is "
-                    "also an image of the input; choose another output folder"
-                )
-
-
-def writable(text: str) -> str:
-    """Text without the stand-ins for bytes that aren't UTF-8, which file names may hold."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+        place = Path(real(image.path.parent), image.path.name)
+        if not place.is_relative_to(top):
+            continue
+        inside = place.relative_to(top)
+        of = output_of(inside.as_posix())
+        if of in outputs:
+            raise ValueError(
+                f"the {kinds.get(inside.parts[0], 'overlay')} of {outputs[of]} would replace "
+                f"{folder / inside}, which is also an image of the input; choose another output "
+                "folder"
+            )
+    if read_from is None or not (inner := Path(real(Path(read_from)))).is_relative_to(top):
+        return
+    inside = inner.relative_to(top)
+    if inside.parts[0] in RESERVED or any(Path(o).is_relative_to(inside) for o in outputs):
+        raise ValueError(
+            f"results would lie among the images in {os.fspath(read_from)}; choose another output "
+            "folder, or the next run takes them for images"
+        )
 
 
 def list_images(
@@ -120,29 +150,38 @@ def list_images(
         source: a folder, a file, a pattern with "*", "?" or "[", or a ".txt" file with one path
             a line, relative to the current folder or else to its own.
         recursive: take a folder's sub-folders too; in patterns "**" then means any depth.
-        leave_out: a folder whose files are not taken.
+        leave_out: a folder whose files are not taken, but listed as left out.
 
     Raises:
         ValueError: if there is no such input or it holds no image.
     """
     text, path = os.fspath(source), Path(source)
+    if not text:
+        raise ValueError("the name of the input is empty; give a folder, an image or a pattern")
     listing = Listing()
-    if path.is_dir():
+    if os.path.isdir(path):
         with quiet_pillow():
-            found, base = _of_folder(path, recursive, listing, _real(leave_out)), path
+            found, base = _of_folder(path, recursive, listing, leave_out), path
     else:
-        found = [Path(os.path.abspath(p)) for p in _named(text, path, recursive, leave_out)]
+        named = _named(text, path, recursive, listing, leave_out)
+        found = [Path(os.path.abspath(p)) for p in named]
         found = list(dict.fromkeys(found))
         base = _common_folder(found)
     if not found and not listing.failed:
         raise ValueError(
             f"found no images in {text!r}; give a folder that holds files with one of the "
             f"endings {', '.join(SUFFIXES)}"
-            + ("" if recursive or not path.is_dir() else ", or add --recursive for sub-folders")
+            + (
+                ""
+                if recursive or not os.path.isdir(path)
+                else ", or add --recursive for sub-folders"
+            )
         )
     names = sorted((_relative(p, base), p) for p in found)
     images = _with_outputs(names, str)
-    return Listing(images, sorted(listing.passed_over), sorted(listing.failed))
+    return Listing(
+        images, sorted(listing.passed_over), sorted(listing.failed), sorted(listing.left_out)
+    )
 
 
 def pattern_folder(source: Source) -> Path | None:
@@ -158,15 +197,11 @@ def pattern_folder(source: Source) -> Path | None:
     return Path(*plain)
 
 
-def _real(path: Source | None) -> str | None:
-    return None if path is None else os.path.realpath(path)
-
-
 # --- Which files ------------------------------------------------------------------------------
 
 
 def _of_folder(
-    folder: Path, recursive: bool, listing: Listing, leave_out: str | None
+    folder: Path, recursive: bool, listing: Listing, leave_out: Source | None
 ) -> list[Path]:
     """The files of a folder that are to be processed; notes the others in the listing."""
     found = []
@@ -195,20 +230,38 @@ def _of_folder(
 
 
 def _to_enter(
-    root: str, folders: list[str], top: Path, listing: Listing, leave_out: str | None
+    root: str, folders: list[str], top: Path, listing: Listing, leave_out: Source | None
 ) -> list[str]:
     """The sub-folders to go through; notes links, which may lead in circles, in the listing."""
     chosen = []
     for name in sorted(folders):
         path = Path(root, name)
-        if name.startswith(".") or os.path.realpath(path) == leave_out:
+        if name.startswith("."):
             continue
-        if path.is_symlink():
+        if _is_same(path, leave_out):
+            if not path.is_symlink():
+                listing.left_out.extend(_images_below(path))
+        elif path.is_symlink():
             why = "a link to a folder, which is not followed; passed over"
             listing.passed_over.append((_relative(path, top), why))
         else:
             chosen.append(name)
     return chosen
+
+
+def _is_same(path: Path, other: Source | None) -> bool:
+    try:
+        return other is not None and path.samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Files with an image's ending in a folder and its sub-folders."""
+    for root, _, files in os.walk(folder):
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(root, name)
 
 
 def _is_empty(folder: Source) -> bool:
@@ -219,14 +272,16 @@ def _is_empty(folder: Source) -> bool:
         return False
 
 
-def _named(text: str, path: Path, recursive: bool, leave_out: Source | None) -> list[Path]:
+def _named(
+    text: str, path: Path, recursive: bool, listing: Listing, leave_out: Source | None
+) -> list[Path]:
     """The paths that a file name, a pattern or a list of paths stands for."""
-    if path.suffix.lower() == ".txt" and path.is_file():
+    if path.suffix.lower() == ".txt" and os.path.isfile(path):
         return [_beside(line, path.parent) for line in _lines(path) if line.strip()]
     if os.path.lexists(text):
         return [path]
     if glob.has_magic(text):
-        return _matches(text, recursive, leave_out)
+        return _matches(text, recursive, listing, leave_out)
     raise ValueError(
         f"input {text!r} does not exist; give a folder, an image, a pattern in quotes or a "
         ".txt file of paths"
@@ -244,9 +299,12 @@ def _lines(path: Path) -> list[str]:
     return re.split("\r\n|\r|\n", text)
 
 
-def _matches(pattern: str, recursive: bool, leave_out: Source | None) -> list[Path]:
+def _matches(
+    pattern: str, recursive: bool, listing: Listing, leave_out: Source | None
+) -> list[Path]:
     """Files that match a pattern, and empty folders that are named like images."""
-    top, results = os.path.realpath(pattern_folder(pattern) or ""), _real(leave_out)
+    top = os.path.realpath(pattern_folder(pattern) or "")
+    results = None if leave_out is None else os.path.realpath(leave_out)
     excluded = None
     if results is not None and results != top and results.startswith(os.path.join(top, "")):
         excluded = os.path.join(results, "")
@@ -257,6 +315,8 @@ def _matches(pattern: str, recursive: bool, leave_out: Source | None) -> list[Pa
         folder = os.path.join(os.path.realpath(os.path.dirname(name)), "")
         if excluded is None or not folder.startswith(excluded):
             found.append(Path(name))
+        elif name.lower().endswith(SUFFIXES):
+            listing.left_out.append(Path(name))
     return found
 
 
@@ -297,7 +357,7 @@ def _with_outputs(names: list[tuple[str, Path]], key: Callable[[str], str]) -> l
     images = []
     for name, path in names:
         folder, _, last = name.lstrip("/").rpartition("/")
-        plain = output = folders[folder] + _shortened(last)
+        plain = output = folders[folder] + shortened(last)
         for attempt in range(2, len(names) + 2):
             if key(output) not in taken:
                 break
@@ -322,12 +382,12 @@ def _output_folders(names: list[str], key: Callable[[str], str]) -> dict[str, st
         is_result = last.lower().endswith(_APPENDED) and any(
             key(folder[:dot]) in images for dot in dots
         )
-        is_ours = not above and last.lower() in (*RESERVED, *TABLES)
+        is_ours = not above and last.lower() in _OURS
         folders[folder] = folders[above] + last + ("~/" if is_result or is_ours else "/")
     return folders
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
     """A file name of at most MAX_NAME bytes; the root folder has no name, so "root" is its."""
     if len(os.fsencode(name)) <= MAX_NAME:
         return "root" if name in ("", ".") else name

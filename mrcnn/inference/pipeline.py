@@ -4,24 +4,28 @@ The detector is passed in, so this module needs no TensorFlow.
 """
 
 import os
+import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from mrcnn.core.classes import check_names
 from mrcnn.core.memory import give_back
 from mrcnn.core.reading import MAX_PIXELS, ImageError, count_pixels, quiet_pillow, read_image
+from mrcnn.core.text import writable
+from mrcnn.inference.detector import Detector
+from mrcnn.inference.folder import OutputError, OutputFolder, OutputLost
 from mrcnn.inference.gallery import gallery_page
-from mrcnn.inference.listing import InputImage, Listing, Source, list_inputs, writable
-from mrcnn.inference.records import VERSION, Record, Records, describe, link, source_state
-from mrcnn.inference.results import Result
+from mrcnn.inference.listing import InputImage, Listing, Source, list_inputs
+from mrcnn.inference.names import TABLES, link, mask_files, overlay_file, record_file, table_files
+from mrcnn.inference.records import VERSION, Record, Records, describe, source_state
+from mrcnn.inference.summary import Summary
 from mrcnn.inference.tables import coco_files, csv_table, write_failures
 from mrcnn.inference.writers import Outputs, write_image
 
@@ -33,83 +37,10 @@ PIXELS_AT_ONCE = 60_000_000
 GIVE_BACK_AFTER = 8
 
 
-class Detector(Protocol):
-    """What a run needs of a detector, such as `mrcnn.predictor.Predictor`.
-
-    `prepare` and `to_result` are called in threads, `detect` in the thread of the caller.
-    """
-
-    class_names: Sequence[str]
-    batch_size: int
-
-    @property
-    def fingerprint(self) -> str:
-        """A text that changes with everything that changes the results."""
-
-    def prepare(self, image: np.ndarray) -> Any:
-        """An image as `detect` and `to_result` take it."""
-
-    def detect(self, batch: list[Any]) -> Sequence[Any]:
-        """The raw results of at most `batch_size` prepared images."""
-
-    def to_result(self, prepared: Any, raw: Any) -> Result:
-        """The result of one image."""
-
-
-@dataclass
-class Summary:
-    """What `run_images` did.
-
-    Attributes:
-        images: number of images found.
-        processed: number of images with results, those of earlier runs included.
-        resumed: how many of these were done before.
-        detections: class name -> number of garments, in the order of the class ids.
-        failures: (file name, reason) of each image that failed.
-        passed_over: (file name, reason) of each file that is no image.
-        stopped: "" or what ended the run early.
-    """
-
-    output_folder: Path
-    images: int
-    processed: int = 0
-    resumed: int = 0
-    detections: dict[str, int] = field(default_factory=dict)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: list[tuple[str, str]] = field(default_factory=list)
-    stopped: str = ""
-
-    @property
-    def instances(self) -> int:
-        """Number of garments in all images."""
-        return sum(self.detections.values())
-
-    def __str__(self) -> str:
-        lines = [f"  {count:>6} {name}" for name, count in self.detections.items() if count]
-        for rows, text in ((self.failures, "failed"), (self.passed_over, "are no images")):
-            if rows:
-                lines.append(f"{len(rows)} files {text} (see failures.csv):")
-                lines += [f"  {_one_line(name)}: {_one_line(why)}" for name, why in rows[:10]]
-                lines += [f"  ... and {len(rows) - 10} more"] if len(rows) > 10 else []
-        if self.stopped:
-            lines.append(f"{_one_line(self.stopped)}; continue with --resume")
-        before = f", {self.resumed} of them before" if self.resumed else ""
-        lines.append(
-            f"{self.processed} of {self.images} images processed{before}, {self.instances} "
-            f"garments found; results are in {self.output_folder}"
-        )
-        return "\n".join(lines)
-
-
-def _one_line(text: str) -> str:
-    """Text without what would end a line or command a terminal; file names may hold it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def run_images(
     predictor: Detector,
     source: Source | Listing,
-    output_folder: Source,
+    output_folder: Source | OutputFolder,
     outputs: Outputs | None = None,
     recursive: bool = False,
     resume: bool = False,
@@ -127,14 +58,18 @@ def run_images(
             image_id is an image's position in the sorted list, from 1; category_id is that of the
             data set if `predictor` has `category_ids`, else the class id.
         results.csv: one line a garment. failures.csv: file and reason, always written.
-        index.html: the gallery. records/: what --resume needs, see `records`.
-    An image that can't be read, detected in or drawn is listed and doesn't stop the rest.
-    Ctrl-C ends with the tables of what is done.
+        index.html: the gallery. records/: what --resume needs, see `records`, and what was
+            written, see `notes`.
+    An image that can't be read, detected in, drawn or written is listed and doesn't stop the rest,
+    unless nothing more can be written: then those that are left are listed too. Ctrl-C ends with
+    the tables of what is done. A file that this program didn't write, or that has been changed
+    since, is neither replaced nor removed.
 
     Args:
         source: an input as of `listing.list_images`, or what `list_inputs` gave for this output
             folder.
-        output_folder: not the input folder. Its files are no images if it lies within the input.
+        output_folder: not the input folder. If it lies within the input, it must be the output
+            folder of an earlier run, or hold no images.
         outputs: None for the defaults.
         recursive: as of `listing.list_images`; a `Listing` is taken as it is.
         resume: keep the results of images that are complete, unchanged and of the same
@@ -144,67 +79,97 @@ def run_images(
         progress: whether to show a progress bar and print the summary.
 
     Raises:
-        ValueError: if there are no images, the folders are the same, results would replace
-            images of the input, or the class names lack the background.
-        OSError: if the output folder can't be written to.
+        ValueError: as `list_inputs`, or if the class names lack the background.
+        OutputError: if the output folder can't be written to or is in use, a table would replace
+            somebody else's file, or can't be written.
     """
     outputs = outputs or Outputs()
     names = check_names(predictor.class_names, len(predictor.class_names))
-    folder = Path(output_folder)
-    listing = source if isinstance(source, Listing) else list_inputs(source, folder, recursive)
-    folder.mkdir(parents=True, exist_ok=True)
-    has_earlier_run = (folder / "records").is_dir()
-    if _is_case_blind(folder):
-        listing = listing.for_case_blind_disk()
-    settings = [predictor.fingerprint, *outputs.settings(), max_pixels]
-    records = Records(folder, " ".join(map(str, settings)))
-    todo = [i for i in listing.images if not (resume and records.is_complete(i, outputs.save))]
-    summary = Summary(folder, len(listing.images), passed_over=listing.passed_over)
-    summary.resumed = len(listing.images) - len(todo)
-    if has_earlier_run:  # otherwise an index.html there is somebody's page
-        records.remove_tables(listing.images)
-        records.discard_changed(todo)
-    bar = tqdm(total=summary.images, initial=summary.resumed, unit="image", disable=not progress)
+    with ExitStack() as stack:
+        if not isinstance(output_folder, OutputFolder):
+            if not isinstance(source, Listing):
+                source = list_inputs(source, output_folder, recursive)
+            output_folder = stack.enter_context(OutputFolder(output_folder))
+        elif not isinstance(source, Listing):
+            source = list_inputs(source, output_folder.path, recursive)
+        output_folder.require(table_files(outputs.save))
+        if _is_case_blind(output_folder.path):
+            source = source.for_case_blind_disk()
+        settings = [predictor.fingerprint, *outputs.settings(), max_pixels]
+        records = Records(output_folder, " ".join(map(str, settings)), names)
+        return _run(predictor, source, records, outputs, resume, strict, max_pixels, progress)
+
+
+run_pictures = run_images  # its earlier name
+
+
+def _run(
+    predictor: Detector,
+    listing: Listing,
+    records: Records,
+    outputs: Outputs,
+    resume: bool,
+    strict: bool,
+    max_pixels: int,
+    progress: bool,
+) -> Summary:
+    """What `run_images` does once the output folder is open."""
+    folder, images = records.folder, listing.images
+    todo = [i for i in images if not (resume and records.is_complete(i, outputs.save))]
+    if records.unusable:
+        print(f"records that can't be used: {records.unusable_text()}", file=sys.stderr)
+    summary = Summary(folder.path, len(images), passed_over=listing.passed_over)
+    summary.resumed = len(images) - len(todo)
+    bar = tqdm(total=len(images), initial=summary.resumed, unit="image", disable=not progress)
     with bar, quiet_pillow():
         pipeline = _Pipeline(predictor, records, outputs, max_pixels, bar, strict)
         try:
             if strict and listing.failed:
                 raise _StoppedByFailure(*listing.failed[0])
             pipeline.run(todo)
-        except _StoppedByFailure as stop:
-            summary.stopped = str(stop)
         except KeyboardInterrupt:
             summary.stopped = "interrupted"
-    failed = [(writable(name), writable(reason)) for name, reason in listing.failed]
-    summary.failures = sorted(failed + pipeline.failures)
+        except (_StoppedByFailure, OutputLost) as stop:
+            summary.stopped = str(stop)
+            if isinstance(stop, OutputLost):
+                pipeline.fail_rest(images, str(stop))
+    if summary.stopped:
+        records.discard_changed(todo)
+    pipeline.fail_lost(images)
     ids = getattr(predictor, "category_ids", None)
-    _write_run_files(summary, listing.images, records, names, outputs.save, ids)
-    if progress:
-        print(summary)
+    try:
+        if folder.is_there():
+            _write_run_files(summary, listing, pipeline, outputs.save, ids)
+    finally:
+        summary.failures = sorted(_all_failures(listing, pipeline))
+        summary.kept = sorted(folder.kept)
+        if progress:
+            print(summary)
     return summary
 
 
-run_pictures = run_images  # its earlier name
+def _all_failures(listing: Listing, pipeline: "_Pipeline") -> list[tuple[str, str]]:
+    """(file name, reason), as they are told: of sub-folders and of images."""
+    folders = [(writable(name), writable(reason)) for name, reason in listing.failed]
+    return folders + pipeline.failures
 
 
 def _is_case_blind(folder: Path) -> bool:
     """Whether the file system takes "records" and "RECORDS" for the same."""
-    (folder / "records").mkdir(exist_ok=True)
     return (folder / "RECORDS").exists()
 
 
 def _write_run_files(
     summary: Summary,
-    images: Iterable[InputImage],
-    records: Records,
-    names: Sequence[str],
+    listing: Listing,
+    pipeline: "_Pipeline",
     save: Sequence[str],
-    category_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int] | None,
 ) -> None:
     """Writes the files that cover the whole run, and completes the summary."""
-    folder, counts = summary.output_folder, Counter[int]()
-    without_results = [(writable(n), why) for n, why in summary.failures + summary.passed_over]
-    write_failures(folder, without_results)
+    records, names, counts = pipeline.records, pipeline.records.class_names, Counter[int]()
+    folder, passed_over = records.folder, [(writable(n), why) for n, why in listing.passed_over]
+    listed = set[str]()
     with ExitStack() as stack:
         files = []
         if "json" in save:
@@ -212,12 +177,18 @@ def _write_run_files(
         if "csv" in save:
             files.append(stack.enter_context(csv_table(folder, names)))
         if "html" in save:
-            files.append(stack.enter_context(gallery_page(folder, names, without_results)))
-        for entry in records.entries(images):
-            summary.processed += 1
+            failures = sorted(_all_failures(listing, pipeline)) + passed_over
+            files.append(stack.enter_context(gallery_page(folder, names, failures)))
+        for entry in records.entries(listing.images, leave_out=pipeline.failed):
+            listed.add(entry[1].output)
             counts.update(instance.category_id for instance in entry[2].instances)
             for add_entry in files:
                 add_entry(entry)
+    pipeline.fail_unlisted(listing.images, listed)
+    write_failures(folder, _all_failures(listing, pipeline) + passed_over)
+    for name in set(TABLES) - set(table_files(save)):
+        folder.remove(name)  # of an earlier run
+    summary.processed, summary.has_tables = len(listed), True
     summary.detections = {name: counts[i] for i, name in enumerate(names) if i}
 
 
@@ -250,6 +221,10 @@ class _Pipeline:
 
     An item moves from `_reading` to `_batch` to `_writing`. Their length and their pixels are
     bounded. Only the caller's thread moves items, so nothing can deadlock.
+
+    Attributes:
+        failures: (name, reason) of each image that failed.
+        failed: outputs of these images.
     """
 
     def __init__(
@@ -261,7 +236,7 @@ class _Pipeline:
         bar: "tqdm[Any]",
         strict: bool,
     ) -> None:
-        self._detector, self._records, self._outputs = detector, records, outputs
+        self._detector, self.records, self._outputs = detector, records, outputs
         self._max_pixels, self._bar, self._strict = max_pixels, bar, strict
         workers = max(2, min(8, os.cpu_count() or 2))
         self._readers = ThreadPoolExecutor(workers, "read")
@@ -272,9 +247,15 @@ class _Pipeline:
         self._writing: deque[_Item] = deque()
         self._since_given_back = 0
         self.failures: list[tuple[str, str]] = []
+        self.failed: set[str] = set()
 
     def run(self, images: Iterable[InputImage]) -> None:
-        """Processes all images; raises _StoppedByFailure at the first failure if strict."""
+        """Processes all images.
+
+        Raises:
+            _StoppedByFailure: at the first failure, if strict.
+            OutputLost: if no results can be written any more.
+        """
         with self._readers, self._writers:
             try:
                 for image in images:
@@ -349,37 +330,69 @@ class _Pipeline:
         try:
             item.future.result()
             self._bar.update()
+        except OutputLost:
+            raise
         except Exception as error:
             self._fail(item, error)
 
     def _fail(self, item: _Item, error: Exception) -> None:
-        text = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+        is_plain = isinstance(error, ImageError | OutputError)
+        text = str(error) if is_plain else f"{type(error).__name__}: {error}"
         # The file is named beside it; a reason of many lines would tear the table apart.
-        text = text.removeprefix(f"{item.image.path} ")
-        reason = writable(" ".join(text.split()))
-        self.failures.append((writable(item.image.name), reason))
-        self._records.discard(item.image)
+        self._note(item.image, " ".join(text.removeprefix(f"{item.image.path} ").split()))
+        self.records.discard(item.image)
         self._bar.update()
         self._bar.set_postfix(failed=len(self.failures), refresh=False)
         if self._strict:
-            raise _StoppedByFailure(item.image.name, reason)
+            raise _StoppedByFailure(*self.failures[-1])
+
+    def _note(self, image: InputImage, reason: str) -> None:
+        self.failures.append((writable(image.name), writable(reason)))
+        self.failed.add(image.output)
+
+    # --- At the end: each image has results or is a failure -------------------------------------
+
+    def fail_rest(self, images: Iterable[InputImage], reason: str) -> None:
+        """Notes a failure of each image that the run didn't get to and that isn't complete."""
+        for image in images:
+            is_told = image.output in self.failed or image.output in self.records.done
+            if not is_told and not self.records.is_complete(image, self._outputs.save):
+                self._note(image, reason)
+
+    def fail_lost(self, images: Iterable[InputImage]) -> None:
+        """Notes a failure of each image whose results have been taken away."""
+        for image in images:
+            if image.output in self.records.done and (name := self.records.lost(image)):
+                self._note(image, f"{name} was deleted or changed during the run")
+
+    def fail_unlisted(self, images: Iterable[InputImage], listed: Collection[str]) -> None:
+        """Notes a failure of each image that was done but is in no table."""
+        unlisted = self.records.done.keys() - self.failed - set(listed)
+        for image in images:
+            if image.output in unlisted:
+                why = self.records.unusable.get(image.output, ("", "it is gone"))[1]
+                self._note(image, f"its record can't be used: {why}")
 
     # --- In threads -----------------------------------------------------------------------
 
     def _read(self, item: _Item) -> Any:
-        path = item.image.path
+        path, output, save = item.image.path, item.image.output, self._outputs.save
+        names = [record_file(output), *(mask_files(output) if "masks" in save else ())]
+        names += [overlay_file(output, self._outputs.overlay_format)] if "overlay" in save else []
+        self.records.folder.require(names, quick=True)
         item.source = source_state(path) if path.is_file() else []
         return self._detector.prepare(read_image(path, max_pixels=self._max_pixels))
 
     def _write(self, item: _Item, prepared: Any, raw: Any) -> None:
-        self._records.discard(item.image)
         result = self._detector.to_result(prepared, raw)
-        folder, save = self._records.folder, self._outputs.save
+        folder, save = self.records.folder, self._outputs.save
+        # From here on the files of an earlier run are no longer complete.
+        folder.remove(record_file(item.image.output))
         files, thumbnail = write_image(result, item.image.output, folder, self._outputs)
         height, width = result.size
         record = Record(
             version=VERSION,
-            settings=self._records.settings,
+            settings=self.records.settings,
             source=item.source,
             save=list(save),
             files=[link(name) for name in files],
@@ -388,4 +401,4 @@ class _Pipeline:
             height=height,
             instances=describe(result),
         )
-        self._records.write(item.image, record)
+        self.records.write(item.image, record)

@@ -3,18 +3,15 @@
 They are written row by row, so a run of any length needs no more memory for them.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from mrcnn.core.classes import check_ids
-from mrcnn.core.files import replacing, write_atomically
-from mrcnn.inference.listing import writable
+from mrcnn.core.text import csv_lines, writable
+from mrcnn.inference.folder import OutputFolder
 from mrcnn.inference.records import Entry
 
 COLUMNS = (
@@ -27,7 +24,8 @@ AddEntry = Callable[[Entry], None]
 
 @contextmanager
 def json_array(
-    path: Path,
+    folder: OutputFolder,
+    name: str,
     head: bytes = b"[",
     tail: bytes = b"]",
     encode: Callable[[Any], bytes] = orjson.dumps,
@@ -40,7 +38,7 @@ def json_array(
     Yields:
         the function that adds an item.
     """
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with folder.replacing(name) as temporary, open(temporary, "wb") as file:
         file.write(head)
         separator = b""
 
@@ -55,7 +53,7 @@ def json_array(
 
 @contextmanager
 def coco_files(
-    folder: Path, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    folder: OutputFolder, class_names: Sequence[str], category_ids: Sequence[int] | None = None
 ) -> Iterator[AddEntry]:
     """results.json in COCO's results format, and images.json, the images and classes it names.
 
@@ -67,8 +65,8 @@ def coco_files(
     head = b'{"info":{"description":"pictures of results.json"},"images":['
     tail = b'],"annotations":[],"categories":' + orjson.dumps(categories) + b"}"
     with (
-        json_array(folder / "results.json") as add_result,
-        json_array(folder / "images.json", head, tail) as add_image,
+        json_array(folder, "results.json") as add_result,
+        json_array(folder, "images.json", head, tail) as add_image,
     ):
 
         def add(entry: Entry) -> None:
@@ -89,32 +87,28 @@ def coco_files(
 
 
 @contextmanager
-def csv_table(folder: Path, class_names: Sequence[str]) -> Iterator[AddEntry]:
+def csv_table(folder: OutputFolder, class_names: Sequence[str]) -> Iterator[AddEntry]:
     """results.csv: a line for each garment."""
-    with (
-        replacing(folder / "results.csv") as path,
-        open(path, "w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
+    with folder.replacing("results.csv") as path, open(path, "wb") as file:
+        file.write(csv_lines([COLUMNS]))
 
         def add(entry: Entry) -> None:
             image_id, image, record = entry
+            rows = []
             for found in record.instances:
                 class_id, percent = found.category_id, 100 * found.area / record.pixels
-                table.writerow(
+                rows.append(
                     [
-                        *(writable(image.name), image_id, class_id, class_names[class_id]),
+                        *(image.name, image_id, class_id, class_names[class_id]),
                         *(f"{found.score:.4f}", *(round(v) for v in found.bbox)),
                         *(found.area, f"{percent:.3f}", found.color),
                     ]
                 )
+            file.write(csv_lines(rows))
 
         yield add
 
 
-def write_failures(folder: Path, rows: Iterable[tuple[str, str]]) -> None:
+def write_failures(folder: OutputFolder, rows: Iterable[tuple[str, str]]) -> None:
     """Writes failures.csv: (file, reason) rows, sorted; the header alone if there are none."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("file", "reason"), *sorted(rows)])
-    write_atomically(folder / "failures.csv", text.getvalue().encode())
+    folder.write("failures.csv", csv_lines([("file", "reason"), *sorted(rows)]))

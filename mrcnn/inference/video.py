@@ -5,19 +5,21 @@ PyAV does the decoding and encoding (pip install av); nothing else here needs it
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mrcnn.core.files import replacing
-from mrcnn.inference.listing import Source
-from mrcnn.inference.results import Result
+from mrcnn.core.text import printable
+from mrcnn.inference.detector import StreamDetector
+from mrcnn.inference.folder import OutputFolder
+from mrcnn.inference.listing import Source, shortened
+from mrcnn.inference.names import TABLES
 from mrcnn.inference.tables import json_array
 from mrcnn.inference.writers import Outputs, draw_result, label_result
 
@@ -28,16 +30,6 @@ _CAMERAS = {
     "win32": ("dshow", "video={}"),
 }
 CAMERA_RATE = 30  # frames a second, where a camera doesn't tell
-
-
-class StreamDetector(Protocol):
-    """What `run_video` needs of a detector, such as `mrcnn.predictor.Predictor`.
-
-    Its `category_ids`, if it has any, are COCO's category id by class id.
-    """
-
-    def stream(self, images: Iterable[np.ndarray]) -> Iterator[Result]:
-        """Yields the result of each image."""
 
 
 def load_av() -> Any:
@@ -56,7 +48,7 @@ def load_av() -> Any:
 def run_video(
     predictor: StreamDetector,
     source: Source,
-    output_folder: Source,
+    output_folder: Source | OutputFolder,
     outputs: Outputs,
     progress: bool = True,
 ) -> int:
@@ -64,7 +56,8 @@ def run_video(
 
     Into `output_folder`: <name>.mp4, the frames with their garments drawn in, without sound
     ("overlay" in outputs.save); <name>.json, COCO's results format with the number of the frame,
-    from 1, as image_id ("json"). A webcam's are called camera<number>.
+    from 1, as image_id ("json"). A webcam's are called camera<number>. As with images, a file that
+    this program didn't write is not replaced.
 
     Args:
         source: a file or the number of a webcam.
@@ -76,31 +69,31 @@ def run_video(
     Raises:
         ImportError: without PyAV.
         ValueError: if the source can't be read, holds no video, or nothing is to be saved.
+        OutputError: as `pipeline.run_images`.
     """
-    av, folder = load_av(), Path(output_folder)
+    av = load_av()
     ids = getattr(predictor, "category_ids", None)
     if not {"overlay", "json"} & set(outputs.save):
         raise ValueError("a video gives overlay and json only; save one of them or both")
     frames = 0
     with ExitStack() as stack:
-        container, name = _open(av, str(source))
+        container, given_name = _open(av, str(source))
         stack.enter_context(container)
         if not container.streams.video:
             raise ValueError(f"{source} holds no video; pass a video file or a webcam's number")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        folder.mkdir(parents=True, exist_ok=True)
+        if not isinstance(output_folder, OutputFolder):
+            output_folder = stack.enter_context(OutputFolder(output_folder))
+        name = _name_of_results(given_name)
+        endings = {"overlay": ".mp4", "json": ".json"}
+        output_folder.require(name + endings[kind] for kind in endings if kind in outputs.save)
         add_frame = add_row = None
         if "overlay" in outputs.save:
-            path = folder / f"{name}.mp4"
-            if path.exists() and os.path.exists(source) and path.samefile(source):
-                raise ValueError(
-                    f"the overlay would replace {source}; choose another output folder"
-                )
             rate = Fraction(stream.average_rate or stream.guessed_rate or CAMERA_RATE)
-            add_frame = stack.enter_context(_video_file(av, path, rate))
+            add_frame = stack.enter_context(_video_file(av, output_folder, f"{name}.mp4", rate))
         if "json" in outputs.save:
-            add_row = stack.enter_context(json_array(folder / f"{name}.json"))
+            add_row = stack.enter_context(json_array(output_folder, f"{name}.json"))
         bar = stack.enter_context(
             tqdm(total=stream.frames or None, unit="frame", disable=not progress)
         )
@@ -120,8 +113,15 @@ def run_video(
         if not frames:
             raise ValueError(f"{source} gave no frame; pass a valid video file")
     if progress:
-        print(f"{frames} frames processed; results are in {folder / name}.*")
+        place = printable(output_folder.path / name)
+        print(f"{frames} frames processed; results are in {place}.*")
     return frames
+
+
+def _name_of_results(name: str) -> str:
+    """A video's name, unless that is too long or would give a table of a run over images."""
+    name = shortened(name)
+    return f"{name}~" if f"{name}.json" in TABLES else name
 
 
 def _open(av: Any, source: str) -> tuple[Any, str]:
@@ -147,17 +147,22 @@ def _frames(av: Any, container: Any, stream: Any) -> Iterator[np.ndarray]:
             turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
             yield image if not turns else np.ascontiguousarray(np.rot90(image, turns))
     except av.FFmpegError as error:
-        print(f"the video is damaged from here on: {error}", file=sys.stderr)
+        print(f"the video is damaged from here on: {printable(error)}", file=sys.stderr)
 
 
 @contextmanager
-def _video_file(av: Any, path: Path, rate: Fraction) -> Iterator[Callable[[Image.Image], None]]:
+def _video_file(
+    av: Any, folder: OutputFolder, name: str, rate: Fraction
+) -> Iterator[Callable[[Image.Image], None]]:
     """Writes an H.264 video of the first frame's size; it appears once it is complete.
 
     Yields:
         the function that adds a frame.
     """
-    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with (
+        folder.replacing(name) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
         stream = None
 
         def add(image: Image.Image) -> None:

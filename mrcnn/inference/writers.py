@@ -2,13 +2,13 @@
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mrcnn.core.files import write_atomically
-from mrcnn.inference.listing import FORMATS as FORMATS  # from here too
+from mrcnn.inference.folder import OutputFolder
+from mrcnn.inference.names import FORMATS as FORMATS  # from here too
+from mrcnn.inference.names import cutout_file, mask_files, overlay_file
 from mrcnn.inference.results import Result
 from mrcnn.render.drawing import (
     class_colors,
@@ -59,7 +59,7 @@ class Outputs:
 
 
 def write_image(
-    result: Result, output: str, folder: Path, outputs: Outputs
+    result: Result, output: str, folder: OutputFolder, outputs: Outputs
 ) -> tuple[list[str], str | None]:
     """Writes the files of one image.
 
@@ -70,6 +70,9 @@ def write_image(
     Returns:
         names of the files, relative to the folder, and the gallery's thumbnail as a data URL or
         None.
+
+    Raises:
+        OutputError: as `OutputFolder.write`.
     """
     files: dict[str, bytes] = {}
     thumbnail = None
@@ -79,20 +82,19 @@ def write_image(
             thumbnail = image_uri(drawn, longest=THUMBNAIL, quality=70)
         if "overlay" in outputs.save:
             label_result(drawn, result, outputs.legend)
-            files[f"{output}.{outputs.overlay_format}"] = _encoded(drawn, outputs.overlay_format)
+            kind = outputs.overlay_format
+            files[overlay_file(output, kind)] = _encoded(drawn, kind)
     if "masks" in outputs.save:
-        classes, instances = label_images(result)
-        files[f"masks/{output}.classes.png"] = _encoded(classes)
-        files[f"masks/{output}.instances.png"] = _encoded(instances)
+        files |= zip(mask_files(output), map(_encoded, label_images(result)), strict=True)
     for name, content in files.items():
-        _write(folder / name, content)
+        folder.write(name, content)
     names = list(files)
     if "cutouts" in outputs.save:
         for i in range(len(result)):  # one by one: all at once may be much memory
             if not result.crop(i).size:
                 continue
-            name = f"cutouts/{output}.{i + 1}_{_part_of_name(result.names[i])}.png"
-            _write(folder / name, _encoded(cutout(result, i, outputs.pad)))
+            name = cutout_file(output, i + 1, result.names[i])
+            folder.write(name, _encoded(cutout(result, i, outputs.pad)))
             names.append(name)
     return names, thumbnail
 
@@ -108,11 +110,6 @@ def label_result(drawn: Image.Image, result: Result, legend: bool = False) -> No
     draw_labels(drawn, result.boxes, texts, class_colors(result.class_ids))
     if legend:
         draw_legend(drawn, result.class_ids, result.class_names)
-
-
-def _part_of_name(class_name: str) -> str:
-    """A class name as part of a file name, which leaves 30 bytes for it (`listing.MAX_NAME`)."""
-    return class_name.replace("/", "_").encode()[:30].decode(errors="ignore")
 
 
 def label_images(result: Result) -> tuple[Image.Image, Image.Image]:
@@ -168,8 +165,3 @@ def _encoded(image: Image.Image, kind: str = "png") -> bytes:
     else:
         image.save(data, "JPEG", quality=92)
     return data.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)

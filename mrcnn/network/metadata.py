@@ -172,7 +172,9 @@ class FileInfo:
             if self.category_ids is not None:
                 check_ids(self.category_ids, num_classes)
         except ValueError as error:
-            raise WeightsError(f"the classes in {self.path} can't be used: {error}") from None
+            raise WeightsError(
+                f"the class names in {self.path} can't be used: {error}; take another file"
+            ) from None
 
     def _side(self, layer: str, axis: int) -> int | None:
         """One side of a layer's first weight, its kernel."""

@@ -1,12 +1,12 @@
 """An evaluation for its readers: the terminal, a spreadsheet, and one page with images."""
 
-import csv
-import io
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mrcnn.core.files import write_atomically
+from mrcnn.core.text import csv_lines
 from mrcnn.evaluation.bootstrap import MATCHES_FILE, save_matches
 from mrcnn.evaluation.metrics import FILE, KIND_NAMES, Metrics, encode, scores, subset_rows
 from mrcnn.evaluation.scoring import EvaluationResult
@@ -54,7 +54,7 @@ def write_report(
             write_atomically(folder / f"{name}.png", plots[name])
         else:  # of an earlier report
             (folder / f"{name}.png").unlink(missing_ok=True)
-    write_atomically(folder / "metrics.csv", as_csv(metrics).encode())
+    write_atomically(folder / "metrics.csv", as_csv(metrics))
     write_atomically(folder / PAGE, page.encode())
     # Last: where it is, all the others are.
     write_atomically(folder / FILE, encode(metrics))
@@ -84,18 +84,16 @@ def render_page(evaluation: EvaluationResult, plots: dict[str, bytes], folder: P
     return page
 
 
-def as_csv(metrics: Metrics) -> str:
+def as_csv(metrics: Metrics) -> bytes:
     """metrics.csv: a row for each AP and AR of boxes and masks; empty cells for no value."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(("kind", "group", "name", "value", "low", "high", "garments"))
+    rows: list[tuple[Any, ...]] = [("kind", "group", "name", "value", "low", "high", "garments")]
     for kind, section in metrics.sections.items():
         for key, value, interval, garments in scores(section):
             *_, group, name = ("all", *key)
             group = "class" if group == "per_class" else group
             low, high = interval or (None, None)
-            writer.writerow((kind, group, name, value, low, high, garments))
-    return text.getvalue()
+            rows.append((kind, group, name, value, low, high, garments))
+    return csv_lines(rows)
 
 
 def as_text(metrics: Metrics) -> str:

@@ -24,6 +24,7 @@ from pycocotools.coco import COCO
 from mrcnn.commands import convert as command
 from mrcnn.commands.arguments import from_arguments
 from mrcnn.core.classes import DEEPFASHION2, DEEPFASHION2_CATEGORY_IDS
+from mrcnn.core.text import from_cell
 from mrcnn.data.dataset import CocoDataset
 from mrcnn.deepfashion2 import converter
 from mrcnn.deepfashion2.converter import DEFAULT_FORM, convert_split
@@ -289,6 +290,16 @@ def test_images_that_are_skipped(tmp_path):
         ("front.jpg", "bad file name"),
     ]
     assert {action for *_, action in problems.rows} == {"picture skipped"}
+
+
+def test_names_that_spreadsheets_compute(tmp_path):
+    names = ["=1+1.jpg", "-2.jpg", "@x.jpg", "+3.jpg", "\t=4.jpg"]
+    for name in names:
+        write_image(tmp_path, name.removesuffix(".jpg"), [an_item()])
+    write_image(tmp_path, "7", [an_item()])
+    _, problems = convert(tmp_path)
+    assert [from_cell(file) for file, *_ in problems.rows] == sorted(names)
+    assert {file[:1] for file, *_ in problems.rows} == {"'"}
 
 
 def test_bad_source_and_pair_id_become_null(tmp_path):

@@ -11,6 +11,7 @@ from selenium.webdriver.common.keys import Keys
 
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.inference import gallery
+from mrcnn.inference.folder import OutputFolder
 from mrcnn.inference.listing import InputImage
 from mrcnn.inference.pipeline import run_images
 from mrcnn.inference.records import Instance, Record
@@ -185,7 +186,7 @@ def test_2000_images_are_still_quick(tmp_path):
         image = np.array(Image.fromarray(noise).resize((160, 240), Image.Resampling.BICUBIC))
         thumbnails.append(image_uri(image, quality=70))
     rle = {"size": [240, 160], "counts": ""}
-    with gallery.gallery_page(tmp_path, DEEPFASHION2, []) as add:
+    with OutputFolder(tmp_path) as out, gallery.gallery_page(out, DEEPFASHION2, []) as add:
         for i in range(2000):
             found = [
                 Instance(1 + (i + k) % 13, [], 0.5 + k / 10, rle, area=99, color="red")

@@ -7,9 +7,9 @@ import orjson
 import pytest
 from PIL import Image
 
-from mrcnn.inference.listing import TABLES, writable
+from mrcnn.core.text import writable
+from mrcnn.inference.names import TABLES, on_disk
 from mrcnn.inference.pipeline import run_images
-from mrcnn.inference.records import on_disk
 from mrcnn.inference.writers import KINDS, Outputs
 from tests.helpers.browser import needs_browser, open_page
 from tests.helpers.detectors import HalfDetector, files, load, table

@@ -89,11 +89,14 @@ def test_folders_that_lie_where_results_go(tmp_path):
     touch(tmp_path, "results.csv/a.jpg", "sub/results.csv/a.jpg", "Cutouts/a.jpg", "b.jpg")
     touch(tmp_path, "b.jpg.png/c.jpg", "b.jpg.json/c.jpg", "b.jpg.classes.png/c.jpg")
     touch(tmp_path, "b.jpg.png~/c.jpg", "sub/b.jpg.png/c.jpg", "b.jpg.txt/c.jpg")
+    touch(tmp_path, "run.lock/a.jpg", "written.jsonl/a.jpg")
     found = list_images(tmp_path, recursive=True).images
     changed = {p.name: p.output for p in found if p.name != p.output}
     assert changed == {
         "results.csv/a.jpg": "results.csv~/a.jpg",
         "Cutouts/a.jpg": "Cutouts~/a.jpg",
+        "run.lock/a.jpg": "run.lock~/a.jpg",
+        "written.jsonl/a.jpg": "written.jsonl~/a.jpg",
         "b.jpg.png/c.jpg": "b.jpg.png~/c.jpg",
         "b.jpg.json/c.jpg": "b.jpg.json~/c.jpg",
         "b.jpg.classes.png/c.jpg": "b.jpg.classes.png~/c.jpg",

@@ -16,6 +16,7 @@ from mrcnn.commands.main import main
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.inference import pipeline
 from mrcnn.inference.listing import list_inputs
+from mrcnn.inference.names import LOCK, NOTES
 from mrcnn.inference.pipeline import run_images
 from mrcnn.inference.writers import KINDS, Outputs
 from tests.helpers import ROOT
@@ -39,7 +40,7 @@ def test_files_and_summary(tmp_path):
     summary, out, _ = run(tmp_path)
     assert files(out) == [
         *("a.png.png", "b.jpg.png", "failures.csv", "images.json", "index.html"),
-        *("records/a.png.json", "records/b.jpg.json", "results.csv", "results.json"),
+        *("records/a.png.json", "records/b.jpg.json", LOCK, NOTES, "results.csv", "results.json"),
     ]
     assert (summary.images, summary.processed, summary.instances) == (2, 2, 4)
     assert summary.detections["trousers"] == summary.detections["vest"] == 2
@@ -391,7 +392,7 @@ def test_second_run_replaces_the_first(tmp_path):
     (tmp_path / "out" / ".a.png.png.abcd1234.tmp").touch()  # what kill -9 leaves
     summary, out, _ = run(tmp_path, save=("overlay", "cutouts"))
     assert len(summary.failures) == 1
-    assert files(out) == ["a.png.png", "failures.csv", "records/a.png.json"]
+    assert files(out) == ["a.png.png", "failures.csv", "records/a.png.json", LOCK, NOTES]
 
 
 def test_files_of_others_stay(tmp_path):
@@ -450,7 +451,7 @@ def test_records_of_older_runs_are_read(tmp_path):
             "category_id": 8,
             "bbox": [0.0, 0.0, 30.0, 40.0],
             "score": 0.75,
-            "segmentation": {"size": [40, 60], "counts": "0`S1"},
+            "segmentation": {"size": [40, 60], "counts": "0`U1`U1"},
             "area": 1200,
             "color": "red",
         }

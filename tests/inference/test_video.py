@@ -9,8 +9,10 @@ import pytest
 
 from mrcnn.commands import main as command
 from mrcnn.inference import video
+from mrcnn.inference.folder import OutputError, OutputLost
+from mrcnn.inference.names import LOCK, NOTES
 from mrcnn.inference.writers import Outputs
-from tests.helpers.detectors import HalfDetector
+from tests.helpers.detectors import HalfDetector, files
 
 av = pytest.importorskip("av", reason="needs PyAV (pip install av)")
 
@@ -46,7 +48,7 @@ def test_a_video(tmp_path, capsys):
     write_video(tmp_path / "clip.mp4", 12)
     out = tmp_path / "out"
     assert video.run_video(Streaming(), tmp_path / "clip.mp4", out, Outputs()) == 12
-    assert sorted(p.name for p in out.iterdir()) == ["clip.mp4.json", "clip.mp4.mp4"]
+    assert files(out) == ["clip.mp4.json", "clip.mp4.mp4", LOCK, NOTES]
     rate, frames = read_video(out / "clip.mp4.mp4")
     assert rate == 10 and len(frames) == 12 and frames[0].shape == (240, 320, 3)
     # Trousers on the left are tinted, the upper right is as it was.
@@ -56,6 +58,51 @@ def test_a_video(tmp_path, capsys):
     assert [r["image_id"] for r in rows] == [i for i in range(1, 13) for _ in "ab"]
     assert rows[0]["category_id"] == 8 and rows[0]["segmentation"]["size"] == [240, 320]
     assert "12 frames processed; results are in" in capsys.readouterr().out
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    write_video(tmp_path / "clip.mp4", 2)
+    out, detector = tmp_path / "out", Streaming()
+    for _ in range(2):  # ours are
+        assert video.run_video(detector, tmp_path / "clip.mp4", out, Outputs(), False) == 2
+    (out / "clip.mp4.json").write_bytes(b"edited")
+    with pytest.raises(OutputError, match="clip.mp4.json in the output folder has been changed"):
+        video.run_video(detector, tmp_path / "clip.mp4", out, Outputs(), False)
+    assert (out / "clip.mp4.json").read_bytes() == b"edited"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "clip.mp4.mp4").write_bytes(b"theirs")
+    with pytest.raises(OutputError, match="clip.mp4.mp4 in the output folder was not written"):
+        video.run_video(detector, tmp_path / "clip.mp4", tmp_path / "other", Outputs(), False)
+    assert files(tmp_path / "other") == ["clip.mp4.mp4"]
+
+
+def test_a_video_over_its_own_source_is_refused(tmp_path):
+    write_video(tmp_path / "clip.mp4", 2)
+    before = (tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "clip").symlink_to("clip.mp4")
+    with pytest.raises(OutputError, match="clip.mp4 in the output folder was not written"):
+        video.run_video(Streaming(), tmp_path / "clip", tmp_path, Outputs(), False)
+    assert (tmp_path / "clip.mp4").read_bytes() == before
+
+
+def test_names_that_give_no_table_of_images_and_fit(tmp_path):
+    for name in ("results", "x" * 240 + ".mkv"):
+        write_video(tmp_path / "clip.mp4", 1)
+        (tmp_path / "clip.mp4").rename(tmp_path / name)
+        assert video.run_video(Streaming(), tmp_path / name, tmp_path / "o", Outputs(), False) == 1
+    written = files(tmp_path / "o")
+    assert {"results~.json", "results~.mp4"} < set(written) and "results.json" not in written
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    write_video(tmp_path / "clip.mp4", 2)
+    monkeypatch.setattr(video, "draw_result", full)
+    with pytest.raises(OutputLost, match="No space left on device; make room"):
+        video.run_video(Streaming(), tmp_path / "clip.mp4", tmp_path / "out", Outputs(), False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_odd_sides_lose_a_pixel(tmp_path):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +211,14 @@ def test_csv(data, found):
     assert (float(row["low"]), float(row["high"])) == (low, high)
     assert rows["mask", "class", "vest"]["value"] == ""
     assert rows["mask", "class", "skirt"]["garments"] == "4"
+
+
+def test_csv_has_no_formulas(monkeypatch):
+    """Class names are other people's text; numbers stay numbers."""
+    rows = [(("per_class", "=1+1"), -0.5, (-1.0, 0.0), 3)]
+    monkeypatch.setattr(report, "scores", lambda section: rows)
+    written = report.as_csv(SimpleNamespace(sections={"box": None})).decode()
+    assert written.splitlines()[1:] == ["box,class,'=1+1,-0.5,-1.0,0.0,3"]
 
 
 NUMBERS = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl"
