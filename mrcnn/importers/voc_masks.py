@@ -1,0 +1,162 @@
+"""Masks in Pascal VOC's layout: PNG files of one value, or one colour, for each object or class.
+
+In SegmentationObject a value k is the k-th object of the image's XML file; CVAT writes VOC's colour
+number k instead of the value, and no XML. 0 is background. 255 is the seam around objects, in which
+annotators were free, and left out of all masks. SegmentationClass has the class at each pixel, as
+labelmap.txt (CVAT) or class_names.txt (labelme's tools) say; without them they are VOC's 20.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mrcnn.coco import masks
+from mrcnn.core.problems import Place, Unusable
+from mrcnn.core.reading import MAX_PIXELS
+from mrcnn.importers.source import Item, class_name, read_lines
+
+MOST_OBJECTS = 2000  # values in a mask; a photo has more
+VOID = 255
+BACKGROUND = ("background", "_background_", "__ignore__")
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
+    *("cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+
+
+def _voc_colors() -> list[int]:
+    """VOC's colours of the values 0 to 255 as 0xRRGGBB: the bits of a value, dealt out in turn."""
+    return [
+        sum(((k >> 3 * bit + channel) & 1) << 23 - 8 * channel - bit for bit in range(3) for channel in range(3))
+        for k in range(256)
+    ]  # fmt: skip
+
+
+class Legend:
+    """Which class a value in SegmentationClass is.
+
+    Attributes:
+        names: the classes; () where no file says them.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._colors: dict[int, str] = {}
+        self._values: Sequence[str] = VOC_CLASSES
+        self.names: Sequence[str] = ()
+        if (home / "labelmap.txt").is_file():
+            lines = [line for line in read_lines(home / "labelmap.txt") if line[0] != "#"]
+            rows = [line.split(":") for line in lines]
+            self._values = [row[0].strip() for row in rows]
+            for row in rows:
+                with contextlib.suppress(ValueError, IndexError):  # a line without a colour
+                    red, green, blue = map(int, row[1].split(","))
+                    self._colors[red << 16 | green << 8 | blue] = row[0].strip()
+        elif (home / "class_names.txt").is_file():
+            self._values = [n for n in read_lines(home / "class_names.txt") if n != "__ignore__"]
+        if self._values is not VOC_CLASSES:
+            self.names = [name for name in self._values if name not in BACKGROUND]
+
+    def name(self, value: int, color: int | None) -> str | None:
+        """The class of a value, by its colour if the mask has colours; None if there is none."""
+        if color in self._colors:
+            return self._colors[color]
+        return self._values[value] if value < len(self._values) else None
+
+
+class ObjectMasks:
+    """The masks of one image.
+
+    Raises:
+        Unusable: if a file is no mask, or the two differ in size.
+    """
+
+    def __init__(self, objects: Path, classes: Path, legend: Legend) -> None:
+        self._values, _, has_void = _read(objects)
+        self._classes, self._colors = None, {}
+        if classes.is_file():
+            self._classes, self._colors, _ = _read(classes)
+            if self._classes.shape != self._values.shape:
+                raise Unusable("bad mask", f"{classes.name} differs from {objects} in size")
+        self._legend = legend
+        self._outside = (0, VOID) if has_void else (0,)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)"""
+        return self._values.shape[1], self._values.shape[0]
+
+    def items(self, declared: list[str | None], place: Place) -> Iterator[Item]:
+        """The objects that have pixels.
+
+        Args:
+            declared: names of the classes in the order of the XML file.
+        """
+        for value in np.unique(self._values).tolist():
+            if value in self._outside:
+                continue
+            place.item = f"object {value}"
+            with place.skipping("item skipped"):
+                pixels = self._values == value
+                name = declared[value - 1] if value <= len(declared) else None
+                yield Item(self._class(name, pixels), mask=masks.encode(pixels))
+
+    def has(self, number: int) -> bool:
+        """Whether the object of this number in the XML file has pixels."""
+        return bool((self._values == number).any())
+
+    def _class(self, declared: str | None, pixels: np.ndarray) -> str:
+        """What the XML file and SegmentationClass agree on, where both say a class."""
+        painted = self._painted(pixels) if self._legend.names or declared is None else None
+        if declared is None and painted is None:
+            raise Unusable("no class", "neither the XML file nor SegmentationClass has its class")
+        name = class_name(painted if declared is None else declared)
+        if painted not in (None, name):
+            detail = f"{name!r} in the XML file but {painted!r} in SegmentationClass"
+            raise Unusable("class mismatch", detail)
+        return name
+
+    def _painted(self, pixels: np.ndarray) -> str | None:
+        """The class of most pixels."""
+        if self._classes is None:
+            return None
+        values, counts = np.unique(self._classes[pixels], return_counts=True)
+        names = [self._legend.name(value, self._colors.get(value)) for value in values.tolist()]
+        found = [(n, name) for n, name in zip(counts, names, strict=True) if name not in BACKGROUND]
+        return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _read(file: Path) -> tuple[np.ndarray, dict[int, int], bool]:
+    """A mask as values [H, W] int, colours of the values, and whether 255 is no object."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Unusable("bad mask", f"{file.name} has {image.width} x {image.height} pixels")
+            image.load()
+    except Unusable:
+        raise
+    except Exception as error:  # damaged files make Pillow's decoders raise all sorts of errors
+        raise Unusable("bad mask", f"{file.name} can't be read: {error}") from None
+    if image.mode in ("RGB", "RGBA"):
+        return *_from_colors(image, file), True
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB"), int).reshape(-1, 3) @ (1 << 16, 1 << 8, 1)
+        return np.asarray(image), dict(enumerate(palette.tolist())), True
+    values = np.asarray(image)
+    if values.ndim != 2 or values.dtype.kind == "f":
+        raise Unusable("bad mask", f"{file.name} is of mode {image.mode}; give values or colours")
+    return values.astype(np.int32), {}, image.mode == "L"
+
+
+def _from_colors(image: Image.Image, file: Path) -> tuple[np.ndarray, dict[int, int]]:
+    pixels = np.asarray(image.convert("RGB"), np.int32)
+    codes, places = np.unique(pixels @ np.array((1 << 16, 1 << 8, 1), np.int32), return_inverse=True)
+    if len(codes) > MOST_OBJECTS:
+        raise Unusable("bad mask", f"{file.name} has {len(codes)} colours; is it a photo?")
+    known = {color: value for value, color in enumerate(_voc_colors())}
+    values = [known.get(code, 256 + n) for n, code in enumerate(codes.tolist())]
+    table = np.array(values, np.int32)
+    return table[places].reshape(pixels.shape[:2]), dict(zip(values, codes.tolist(), strict=True))
