@@ -26,7 +26,6 @@ EPILOG = """\
 examples:
   python convert_to_coco.py --data data/deepfashion2 --splits train validation
   python convert_to_coco.py --make_demo data/demo --images 200
-  python convert_to_coco.py --from yolo --data data/cells
 
 exit status: 0; 1 if a split has nothing usable, or with --strict any problem; 2 if there is
 nothing to convert or the results can't be written; 130 after Ctrl-C"""

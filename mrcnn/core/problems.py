@@ -1,14 +1,15 @@
 """What is wrong with data: findings, each with its place, as rows of a table."""
 
 import contextlib
-import csv
-import io
 import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from mrcnn.core.text import csv_lines
+
 # Findings of one file that are listed: a hostile one has a million.
 MOST = 1000
+
 
 class Problem(NamedTuple):
     """A finding."""
@@ -60,10 +61,7 @@ HEAD = b"file,item,problem,action\r\n"
 
 def as_csv(problems: Iterable[Problem]) -> bytes:
     """Rows of a table of problems, whose first line is `HEAD`."""
-    text = io.StringIO(newline="")
-    rows = ((p.file, p.item, f"{p.kind}: {p.detail}", p.action) for p in problems)
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return csv_lines((p.file, p.item, f"{p.kind}: {p.detail}", p.action) for p in problems)
 
 
 def shown(value: Any) -> str:

@@ -1,7 +1,8 @@
-"""The readers of annotation formats, by name; each is imported when it is used."""
+"""The readers of annotation formats, by name."""
 
-import importlib
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mrcnn.importers.source import Choices, Source, SourceError
@@ -18,11 +19,16 @@ def open_source(name: str, data: Path, choices: Choices) -> Source:
     Raises:
         SourceError: if it can't be read at all; the message says why.
     """
-    for path in (data, choices.image_dir):
+    images = choices.image_dir
+    for path in (data, images):
         if path is not None and not os.path.exists(path):
             raise SourceError(f"there is no {path}")
-    images = choices.image_dir and Path(os.path.abspath(choices.image_dir))
-    reader = importlib.import_module(f"mrcnn.importers.{name}")
-    choices = Choices(images, choices.class_name, choices.class_attribute)
-    source: Source = reader.read(Path(os.path.abspath(data)), choices)
-    return source
+    choices = replace(choices, image_dir=images and Path(os.path.abspath(images)))
+    return _readers()[name](Path(os.path.abspath(data)), choices)
+
+
+def _readers() -> dict[str, Callable[[Path, Choices], Source]]:
+    # Not before they are needed: --help shouldn't wait for their parsers.
+    from mrcnn.importers import labelme, via, voc, yolo
+
+    return {"yolo": yolo.read, "voc": voc.read, "labelme": labelme.read, "via": via.read}

@@ -7,6 +7,7 @@ A region's class is an attribute of any name. Where regions have several, or non
 balloon data set, the user names it, or the class.
 """
 
+import contextlib
 import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -89,11 +90,11 @@ class _File:
         """How many regions have an attribute of each name."""
         counts: Counter[str] = Counter()
         for text in self.images.values():
-            try:
+            with contextlib.suppress(Unusable):  # what can't be read is noted later
                 for region in list_regions(decode(text, _Image, "bad entry").regions):
-                    counts.update(decode(region, _Attributes, "bad region").region_attributes)
-            except Unusable:  # said when the image is read
-                continue
+                    with contextlib.suppress(Unusable):
+                        known = decode(region, _Attributes, "bad region").region_attributes
+                        counts.update(known.keys())
         return counts
 
 
@@ -150,7 +151,7 @@ def _class_attribute(files: Iterable[_File], choices: Choices) -> str:
     plain = {name.strip().lower(): name for name in counts}
     likely = [plain[name] for name in LIKELY if name in plain]
     chosen = choices.class_attribute or next(iter(counts if len(counts) == 1 else likely), None)
-    if chosen not in counts:
+    if chosen is None or chosen not in counts:
         listed = ", ".join(f"{shown(name)} ({count})" for name, count in counts.most_common(10))
         raise SourceError(
             f"which attribute is the class? Regions have {listed}; choose one with "
@@ -175,7 +176,7 @@ def _images(
         with place.skipping("picture skipped"):
             entry = decode(text, _Image, "bad entry")
             place.file = entry.filename
+            regions = list_regions(entry.regions)
             path = find_image(folders, entry.filename)
             file_name, size = open_image(place, folders[-1], path)
-            regions = list_regions(entry.regions)
             yield AnnotatedImage(file_name, size, place, items(regions, attribute, place))

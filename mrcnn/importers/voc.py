@@ -21,9 +21,9 @@ from mrcnn.core.problems import Place, Problem, Unusable
 from mrcnn.core.reading import SUFFIXES
 from mrcnn.importers.source import (
     ROLES,
+    AnnotatedImage,
     Choices,
     Item,
-    AnnotatedImage,
     Source,
     SourceError,
     Split,
@@ -135,7 +135,12 @@ class _Layout:
                 yield self._image(stem, *files, place)
 
     def _image(
-        self, stem: str, path: Path | None, annotated: Path | None, masked: Path | None, place: Place
+        self,
+        stem: str,
+        path: Path | None,
+        annotated: Path | None,
+        masked: Path | None,
+        place: Place,
     ) -> AnnotatedImage:
         if annotated is None and masked is None:
             raise Unusable("missing annotation", f"neither {stem}.xml nor a mask")

@@ -15,10 +15,10 @@ from PIL import Image
 
 from mrcnn.coco import masks
 from mrcnn.core.problems import Place, Unusable
-from mrcnn.core.reading import MAX_PIXELS
 from mrcnn.importers.source import Item, class_name, read_lines
 
 MOST_OBJECTS = 2000  # values in a mask; a photo has more
+MOST_PIXELS = 2**26  # of a mask, of which several copies are made
 VOID = 255
 BACKGROUND = ("background", "_background_", "__ignore__")
 VOC_CLASSES = (
@@ -28,12 +28,13 @@ VOC_CLASSES = (
 )
 
 
-def _voc_colors() -> list[int]:
-    """VOC's colours of the values 0 to 255 as 0xRRGGBB: the bits of a value, dealt out in turn."""
-    return [
-        sum(((k >> 3 * bit + channel) & 1) << 23 - 8 * channel - bit for bit in range(3) for channel in range(3))
-        for k in range(256)
-    ]  # fmt: skip
+def voc_colors() -> list[int]:
+    """VOC's colours of the values 0 to 255 as 0xRRGGBB.
+
+    The bits of a value go to red, green and blue in turn, and fill each from its highest bit on.
+    """
+    places = [(bit, 23 - 8 * (bit % 3) - bit // 3) for bit in range(8)]
+    return [sum((value >> bit & 1) << place for bit, place in places) for value in range(256)]
 
 
 class Legend:
@@ -76,13 +77,18 @@ class ObjectMasks:
 
     def __init__(self, objects: Path, classes: Path, legend: Legend) -> None:
         self._values, _, has_void = _read(objects)
-        self._classes, self._colors = None, {}
+        self._classes: np.ndarray | None = None
+        self._colors: dict[int, int] = {}
         if classes.is_file():
             self._classes, self._colors, _ = _read(classes)
             if self._classes.shape != self._values.shape:
                 raise Unusable("bad mask", f"{classes.name} differs from {objects} in size")
         self._legend = legend
-        self._outside = (0, VOID) if has_void else (0,)
+        outside = (0, VOID) if has_void else (0,)
+        self._numbers = [n for n in np.unique(self._values).tolist() if n not in outside]
+        if len(self._numbers) > MOST_OBJECTS:
+            detail = f"{objects.name} has {len(self._numbers)} values; is it a photo?"
+            raise Unusable("bad mask", detail)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,18 +101,16 @@ class ObjectMasks:
         Args:
             declared: names of the classes in the order of the XML file.
         """
-        for value in np.unique(self._values).tolist():
-            if value in self._outside:
-                continue
-            place.item = f"object {value}"
+        for number in self._numbers:
+            place.item = f"object {number}"
             with place.skipping("item skipped"):
-                pixels = self._values == value
-                name = declared[value - 1] if value <= len(declared) else None
+                pixels = self._values == number
+                name = declared[number - 1] if number <= len(declared) else None
                 yield Item(self._class(name, pixels), mask=masks.encode(pixels))
 
     def has(self, number: int) -> bool:
         """Whether the object of this number in the XML file has pixels."""
-        return bool((self._values == number).any())
+        return number in self._numbers
 
     def _class(self, declared: str | None, pixels: np.ndarray) -> str:
         """What the XML file and SegmentationClass agree on, where both say a class."""
@@ -124,16 +128,18 @@ class ObjectMasks:
         if self._classes is None:
             return None
         values, counts = np.unique(self._classes[pixels], return_counts=True)
-        names = [self._legend.name(value, self._colors.get(value)) for value in values.tolist()]
-        found = [(n, name) for n, name in zip(counts, names, strict=True) if name not in BACKGROUND]
-        return max(found, key=lambda pair: pair[0])[1] if found else None
+        for value in values[np.argsort(-counts)].tolist():
+            name = self._legend.name(value, self._colors.get(value))
+            if name is not None and name not in BACKGROUND:
+                return name
+        return None
 
 
 def _read(file: Path) -> tuple[np.ndarray, dict[int, int], bool]:
     """A mask as values [H, W] int, colours of the values, and whether 255 is no object."""
     try:
         with Image.open(file, formats=["PNG"]) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > MOST_PIXELS:
                 raise Unusable("bad mask", f"{file.name} has {image.width} x {image.height} pixels")
             image.load()
     except Unusable:
@@ -152,11 +158,14 @@ def _read(file: Path) -> tuple[np.ndarray, dict[int, int], bool]:
 
 
 def _from_colors(image: Image.Image, file: Path) -> tuple[np.ndarray, dict[int, int]]:
-    pixels = np.asarray(image.convert("RGB"), np.int32)
-    codes, places = np.unique(pixels @ np.array((1 << 16, 1 << 8, 1), np.int32), return_inverse=True)
-    if len(codes) > MOST_OBJECTS:
-        raise Unusable("bad mask", f"{file.name} has {len(codes)} colours; is it a photo?")
-    known = {color: value for value, color in enumerate(_voc_colors())}
-    values = [known.get(code, 256 + n) for n, code in enumerate(codes.tolist())]
-    table = np.array(values, np.int32)
-    return table[places].reshape(pixels.shape[:2]), dict(zip(values, codes.tolist(), strict=True))
+    pixels = np.asarray(image.convert("RGB"))
+    codes = np.zeros(pixels.shape[:2], np.int32)
+    for channel in range(3):
+        codes = codes << 8 | pixels[:, :, channel]
+    colors, places = np.unique(codes, return_inverse=True)
+    if len(colors) > MOST_OBJECTS:
+        raise Unusable("bad mask", f"{file.name} has {len(colors)} colours; is it a photo?")
+    known = {color: value for value, color in enumerate(voc_colors())}
+    values = [known.get(color, 256 + n) for n, color in enumerate(colors.tolist())]
+    found = np.array(values, np.int32)[places].reshape(codes.shape)
+    return found, dict(zip(values, colors.tolist(), strict=True))

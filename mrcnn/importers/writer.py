@@ -153,8 +153,10 @@ class _Draft:
         self._table.write(HEAD)
         self._coco = result(f"{split.name}_coco.json")
         # An annotation's class id is known when all classes are.
-        self._images = stack.enter_context(tempfile.TemporaryFile(dir=folder))
-        self._items = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        self._images, self._items = (
+            stack.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - it is one
+            for _ in range(2)
+        )
         self._classes: dict[str, int] = {}
 
     def fill(self, limit: int | None) -> None:

@@ -140,7 +140,10 @@ def _places(file: Path, content: dict[str, Any], root: Path) -> dict[str, list[P
 def _place(file: Path, root: Path, bases: list[Path], key: str, name: str) -> Path:
     """A folder or a text file in `root`; one that isn't in it is refused."""
     for base in bases:
-        for text in (name, name.removeprefix("../")):  # Roboflow means train/images by ../train/images
+        for text in (
+            name,
+            name.removeprefix("../"),
+        ):  # Roboflow means train/images by ../train/images
             path = Path(os.path.normpath(base / text))
             if path.is_relative_to(root) and os.path.exists(path):
                 return path

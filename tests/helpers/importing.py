@@ -67,9 +67,7 @@ class Result:
                 range(1, len(coco["annotations"]) + 1)
             )
             assert {a["iscrowd"] for a in coco["annotations"]} <= {0}
-            self.images[split] = {
-                i["file_name"]: (i["width"], i["height"]) for i in coco["images"]
-            }
+            self.images[split] = {i["file_name"]: (i["width"], i["height"]) for i in coco["images"]}
             self.annotations[split] = [
                 Annotation(
                     names[a["image_id"]],

@@ -29,7 +29,9 @@ def test_outlines_boxes_and_images_without_objects(tmp_path):
         "train/c": None,
         "val/d": f"0 {SQUARE}\n",
     }
-    yaml = "path: .\ntrain: images/train\nval: images/val\ntest:\nnc: 2\nnames:\n  0: cat\n  1: dog\n"
+    yaml = (
+        "path: .\ntrain: images/train\nval: images/val\ntest:\nnc: 2\nnames:\n  0: cat\n  1: dog\n"
+    )
     data = write(tmp_path / "data", labels, yaml)
     found = convert("yolo", data)
     assert found.names == ["cat", "dog"]
@@ -143,7 +145,7 @@ def test_label_studio_writes_no_yaml(tmp_path):
         ("train: nothing\nnames: [cat]\n", "train is 'nothing', which isn't in"),
         ("train: ../../../etc\nnames: [cat]\n", "which isn't in"),
         ("train: /etc\nnames: [cat]\n", "which isn't in"),
-        ("train: \"a\\0b\"\nnames: [cat]\n", "which isn't in"),
+        ('train: "a\\0b"\nnames: [cat]\n', "which isn't in"),
         ("train: {a: b}\nnames: [cat]\n", "train must be a folder"),
         ("train: &a [*a]\nnames: [cat]\n", "recursive"),
         ("names: &a [*a]\ntrain: images\n", "recursive"),
