@@ -19,6 +19,7 @@ from mrcnn.importers.source import Item, class_name, read_lines
 
 MOST_OBJECTS = 2000  # values in a mask; a photo has more
 MOST_PIXELS = 2**26  # of a mask, of which several copies are made
+ROWS = 256
 VOID = 255
 BACKGROUND = ("background", "_background_", "__ignore__")
 VOC_CLASSES = (
@@ -85,7 +86,7 @@ class ObjectMasks:
                 raise Unusable("bad mask", f"{classes.name} differs from {objects} in size")
         self._legend = legend
         outside = (0, VOID) if has_void else (0,)
-        self._numbers = [n for n in np.unique(self._values).tolist() if n not in outside]
+        self._numbers = [n for n in _distinct(self._values) if n not in outside]
         if len(self._numbers) > MOST_OBJECTS:
             detail = f"{objects.name} has {len(self._numbers)} values; is it a photo?"
             raise Unusable("bad mask", detail)
@@ -127,12 +128,17 @@ class ObjectMasks:
         """The class of most pixels."""
         if self._classes is None:
             return None
-        values, counts = np.unique(self._classes[pixels], return_counts=True)
-        for value in values[np.argsort(-counts)].tolist():
+        counts = np.bincount(self._classes[pixels])
+        for value in np.argsort(-counts, stable=True)[: np.count_nonzero(counts)].tolist():
             name = self._legend.name(value, self._colors.get(value))
             if name is not None and name not in BACKGROUND:
                 return name
         return None
+
+
+def _distinct(values: np.ndarray) -> list[int]:
+    """The values of a mask in order; not by sorting all, which takes memory."""
+    return np.flatnonzero(np.bincount(values.ravel())).tolist()
 
 
 def _read(file: Path) -> tuple[np.ndarray, dict[int, int], bool]:
@@ -147,25 +153,30 @@ def _read(file: Path) -> tuple[np.ndarray, dict[int, int], bool]:
     except Exception as error:  # damaged files make Pillow's decoders raise all sorts of errors
         raise Unusable("bad mask", f"{file.name} can't be read: {error}") from None
     if image.mode in ("RGB", "RGBA"):
-        return *_from_colors(image, file), True
-    if image.mode == "P":
-        palette = np.array(image.getpalette("RGB"), int).reshape(-1, 3) @ (1 << 16, 1 << 8, 1)
-        return np.asarray(image), dict(enumerate(palette.tolist())), True
+        return *_from_colors(image.convert("RGB"), file), True
     values = np.asarray(image)
     if values.ndim != 2 or values.dtype.kind == "f":
         raise Unusable("bad mask", f"{file.name} is of mode {image.mode}; give values or colours")
-    return values.astype(np.int32), {}, image.mode == "L"
+    colors: dict[int, int] = {}
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB"), int).reshape(-1, 3) @ (1 << 16, 1 << 8, 1)
+        colors = dict(enumerate(palette.tolist()))
+    return values.astype(np.int32), colors, image.mode in ("P", "L")
 
 
 def _from_colors(image: Image.Image, file: Path) -> tuple[np.ndarray, dict[int, int]]:
-    pixels = np.asarray(image.convert("RGB"))
-    codes = np.zeros(pixels.shape[:2], np.int32)
-    for channel in range(3):
-        codes = codes << 8 | pixels[:, :, channel]
-    colors, places = np.unique(codes, return_inverse=True)
-    if len(colors) > MOST_OBJECTS:
-        raise Unusable("bad mask", f"{file.name} has {len(colors)} colours; is it a photo?")
+    """Values [H, W] int32 of an RGB image: the numbers of VOC's colours, and others for others."""
     known = {color: value for value, color in enumerate(voc_colors())}
-    values = [known.get(color, 256 + n) for n, color in enumerate(colors.tolist())]
-    found = np.array(values, np.int32)[places].reshape(codes.shape)
-    return found, dict(zip(values, colors.tolist(), strict=True))
+    values: dict[int, int] = {}  # by colour
+    found = np.empty((image.height, image.width), np.int32)
+    for top in range(0, image.height, ROWS):  # a few at a time: sorting takes much memory
+        strip = np.asarray(image.crop((0, top, image.width, min(top + ROWS, image.height))))
+        codes = strip.astype(np.int32) @ np.array((1 << 16, 1 << 8, 1), np.int32)
+        colors, places = np.unique(codes, return_inverse=True)
+        for color in colors.tolist():
+            values.setdefault(color, known.get(color, 256 + len(values)))
+        if len(values) > MOST_OBJECTS:
+            raise Unusable("bad mask", f"{file.name} has {len(values)} colours; is it a photo?")
+        table = np.array([values[color] for color in colors.tolist()], np.int32)
+        found[top : top + ROWS] = table[places].reshape(codes.shape)
+    return found, {value: color for color, value in values.items()}

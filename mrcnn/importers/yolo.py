@@ -5,10 +5,11 @@ y2 x3 y3 ... of an outline; or centre x, centre y, width and height of a box, af
 stand. Parts of one object are joined by bridges of no width. Where the files are: `yolo_files`.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from mrcnn.core.files import regular_size
 from mrcnn.core.problems import Place, Problem, Unusable, shown
@@ -78,13 +79,12 @@ class _Labels(NamedTuple):
         name = self._class_name(values[0])
         count = len(values) - 1
         if count in (4, 5) or (self.keypoints and count == 4 + self.keypoints):
-            box = (_fraction(text) for text in values[1:5])
-            x, y, w, h = (value * side for value, side in zip(box, self.size * 2, strict=True))
+            x, y, w, h = (_fractions(values[1:5]) * (self.size * 2)).tolist()
             return Item(name, box=[x - w / 2, y - h / 2, w, h])
         if count < 6 or count % 2:
             raise Unusable("bad line", f"{count} values after its class, not 4 or pairs of x and y")
-        points = (_fraction(text) for text in values[1:])
-        return Item(name, [[value * self.size[i % 2] for i, value in enumerate(points)]])
+        points = _fractions(values[1:]).reshape(-1, 2) * self.size
+        return Item(name, [points.ravel().tolist()])
 
     def _class_name(self, text: str) -> str:
         try:
@@ -97,12 +97,14 @@ class _Labels(NamedTuple):
             raise Unusable("unknown class", detail) from None
 
 
-def _fraction(text: str) -> float:
-    """A value from 0 to 1; what is a little outside is cut off."""
+def _fractions(texts: list[str]) -> np.ndarray:
+    """Values from 0 to 1; what is a little outside is cut off."""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not -TOLERANCE <= value <= 1 + TOLERANCE:
-        raise Unusable("bad value", f"{shown(text)} is not from 0 to 1; is it in pixels?")
-    return min(max(value, 0.0), 1.0)
+        values = np.array(texts, float)
+    except ValueError as error:
+        raise Unusable("bad value", str(error)[:80]) from None
+    inside = (values >= -TOLERANCE) & (values <= 1 + TOLERANCE)
+    if not inside.all():
+        worst = shown(texts[int(inside.argmin())])
+        raise Unusable("bad value", f"{worst} is not from 0 to 1; is it in pixels?")
+    return values.clip(0, 1)

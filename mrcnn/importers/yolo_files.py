@@ -155,7 +155,8 @@ def _place(file: Path, root: Path, bases: list[Path], key: str, name: str) -> Pa
 
 def list_images(places: Iterable[Path], root: Path, problems: list[Problem]) -> list[Path]:
     """The images in folders and those below them, or in the lines of text files."""
-    return sorted({path for place in places for path in _listed(place, root, problems)})
+    found = {path for place in places for path in _listed(place, root, problems)}
+    return sorted(found, key=os.fspath)  # paths themselves are compared slowly
 
 
 def _listed(place: Path, root: Path, problems: list[Problem]) -> Iterator[Path]:
