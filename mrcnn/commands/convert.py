@@ -19,6 +19,7 @@ from mrcnn.core.options import changed, option, positive
 from mrcnn.core.processes import sigterm_interrupts, usable_cpus
 from mrcnn.deepfashion2.converter import ANNOTATED_SPLITS, Summary, convert_split, has_split
 from mrcnn.deepfashion2.records import Form
+from mrcnn.importers.source import SourceError
 
 # Each process takes about 55 MB: a machine with many cores shouldn't pay for idle ones.
 MOST_WORKERS = 8
@@ -122,7 +123,7 @@ def run_convert(options: ConvertOptions) -> int:
             if options.source_format:
                 return _import(options)
             return _make_demo(options) if options.make_demo else _convert(options)
-    except UsageError as error:
+    except (UsageError, SourceError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("Interrupted; unfinished files were removed.", file=sys.stderr)

@@ -59,25 +59,26 @@ def run_import(
         Exit status: 0; 3 if a split has nothing usable, or with `strict` any problem.
 
     Raises:
-        UsageError: if the data set can't be read at all, or files would be overwritten.
+        UsageError: for options that don't fit, or folders that can't be read.
+        SourceError: if the data set can't be used at all, or files of others would be replaced.
     """
     choices = Choices(options.image_dir, _one_class(options), options.class_attribute)
     assert options.source_format
+    try:
+        source = open_source(options.source_format, data, choices)
+    except OSError as error:
+        raise UsageError(f"{data} cannot be read: {error}") from None
+    if not dry_run:
+        output.mkdir(parents=True, exist_ok=True)
     with quiet_pillow():
-        try:
-            source = open_source(options.source_format, data, choices)
-            if not dry_run:
-                output.mkdir(parents=True, exist_ok=True)
-            summaries = write(
-                source,
-                output,
-                options.source_format,
-                class_name=choices.class_name,
-                limit=limit,
-                dry_run=dry_run,
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        summaries = write(
+            source,
+            output,
+            options.source_format,
+            class_name=choices.class_name,
+            limit=limit,
+            dry_run=dry_run,
+        )
     for summary in summaries:
         print(f"{summary}\n")
     status = max(_status(summary, strict) for summary in summaries)

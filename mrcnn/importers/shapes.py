@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mrcnn.core.files import regular_size
+from mrcnn.core.files import read_regular
 from mrcnn.core.problems import Unusable
 
+LARGEST_JSON = 2**28  # bytes
 CORNERS = 72  # of a circle's polygon, which has 99.9 % of its area
 # Strings, so that what is in them stays, and what isn't JSON.
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"|-?\bInfinity\b|\bNaN\b', re.DOTALL)
@@ -47,8 +48,7 @@ def read_json(file: Path) -> bytes:
         Unusable: if it can't be read.
     """
     try:
-        regular_size(file)
-        text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        text = read_regular(file, LARGEST_JSON).removeprefix(b"\xef\xbb\xbf")
     except (OSError, ValueError) as error:
         raise Unusable("unreadable annotation", str(error)) from None
     if b"NaN" in text or b"Infinity" in text:

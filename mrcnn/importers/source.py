@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mrcnn.coco.masks import RLE
+from mrcnn.core.files import read_regular
 from mrcnn.core.problems import Place, Problem, Unusable, shown
 from mrcnn.core.reading import ImageError, image_header
 
@@ -119,11 +120,12 @@ def read_lines(file: Path) -> list[str]:
     """The lines of a text file that aren't empty, without outer spaces.
 
     Raises:
-        SourceError: if it is too large for a list of names.
+        SourceError: if it can't be read, or is too large for a list of names.
     """
-    if file.stat().st_size > LARGEST_LIST:
-        raise SourceError(f"{file} has more than {LARGEST_LIST:,} bytes; is it a list of names?")
-    lines = file.read_text("utf-8-sig", "replace").splitlines()
+    try:
+        lines = read_regular(file, LARGEST_LIST).decode("utf-8-sig", "replace").splitlines()
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{file} can't be read: {error}") from None
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from mrcnn.core.files import open_regular
 from mrcnn.core.problems import Place, Problem, Unusable, shown
 from mrcnn.importers.shapes import decode, read_json
 from mrcnn.importers.source import (
@@ -136,7 +137,7 @@ def _path(folder: Path) -> Path | None:
 
 def _looks_like_via(file: Path) -> bool:
     try:
-        with open(file, "rb") as opened:
+        with open(open_regular(file), "rb") as opened:
             text = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError):  # ValueError: the file is empty
         return False

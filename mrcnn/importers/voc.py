@@ -15,8 +15,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import parse
+from defusedxml.ElementTree import fromstring
 
+from mrcnn.core.files import read_regular
 from mrcnn.core.problems import Place, Problem, Unusable
 from mrcnn.core.reading import SUFFIXES
 from mrcnn.importers.source import (
@@ -162,11 +163,9 @@ class _Layout:
 
 
 def _parsed(file: Path) -> Element:
-    if file.stat().st_size > LARGEST_XML:
-        raise Unusable("broken XML", f"it has more than {LARGEST_XML:,} bytes")
     try:
         # No entities, which may refer to other files or unfold to gigabytes.
-        root: Element = parse(file, forbid_dtd=True).getroot()
+        root: Element = fromstring(read_regular(file, LARGEST_XML), forbid_dtd=True)
         return root
     except DefusedXmlException:
         raise Unusable("broken XML", "it has a DTD, which may be harmful; remove it") from None

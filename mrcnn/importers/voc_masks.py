@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mrcnn.coco import masks
+from mrcnn.core.files import open_regular
 from mrcnn.core.problems import Place, Unusable
 from mrcnn.importers.source import Item, class_name, read_lines
 
@@ -138,13 +139,14 @@ class ObjectMasks:
 
 def _distinct(values: np.ndarray) -> list[int]:
     """The values of a mask in order; not by sorting all, which takes memory."""
-    return np.flatnonzero(np.bincount(values.ravel())).tolist()
+    found: list[int] = np.flatnonzero(np.bincount(values.ravel())).tolist()
+    return found
 
 
 def _read(file: Path) -> tuple[np.ndarray, dict[int, int], bool]:
     """A mask as values [H, W] int, colours of the values, and whether 255 is no object."""
     try:
-        with Image.open(file, formats=["PNG"]) as image:
+        with open(open_regular(file), "rb") as opened, Image.open(opened, formats=["PNG"]) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Unusable("bad mask", f"{file.name} has {image.width} x {image.height} pixels")
             image.load()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrcnn.core.files import regular_size
+from mrcnn.core.files import open_regular
 from mrcnn.core.problems import Place, Problem, Unusable, shown
 from mrcnn.importers.source import AnnotatedImage, Choices, Item, Source, Split, open_image
 from mrcnn.importers.yolo_files import DataSet, label_file, list_images, open_data
@@ -60,15 +60,14 @@ class _Labels(NamedTuple):
     def items(self, file: Path, place: Place) -> Iterator[Item]:
         """The items of a label file; an image without one has no objects."""
         try:
-            regular_size(file)
-            lines = open(file, encoding="utf-8", errors="replace")  # noqa: SIM115 - `with` below
+            handle = open_regular(file)
         except FileNotFoundError:
             place.note("no label file", f"no {file.name}", "taken as without objects")
             return
         except (OSError, ValueError) as error:
             place.note("unreadable labels", str(error), "taken as without objects")
             return
-        with lines:
+        with open(handle, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 place.item = f"line {number}"
                 if values := line.split():

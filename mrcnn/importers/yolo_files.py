@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mrcnn.core.files import read_regular
 from mrcnn.core.problems import Place, Problem, Unusable
 from mrcnn.core.reading import SUFFIXES
 from mrcnn.importers.source import (
@@ -81,12 +82,10 @@ def _label_studio(home: Path, root: Path) -> DataSet:
 
 
 def _parsed(file: Path) -> dict[str, Any]:
-    if file.stat().st_size > LARGEST_YAML:
-        raise SourceError(f"{file} has more than {LARGEST_YAML:,} bytes; is it a data.yaml?")
     try:
         # To this loader every value is text; to others a class "no" is False, and "1" a number.
-        content = yaml.load(file.read_bytes(), yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        content = yaml.load(read_regular(file, LARGEST_YAML), yaml.BaseLoader)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())[:300]
         raise SourceError(f"{file} can't be read: {why}; correct it") from None
     if not isinstance(content, dict):

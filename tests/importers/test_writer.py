@@ -321,3 +321,23 @@ def test_any_xml_file(tmp_path_factory, objects, more):
     file = data / "Annotations" / "a.xml"
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     convert_anything("voc", data)
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    """Where a file is expected, whatever the format."""
+    places = {
+        "yolo": ("names: [cat]\ntrain: images\n", "labels/a.txt"),
+        "voc": (None, "Annotations/a.xml"),
+        "labelme": (None, "a.json"),
+        "via": (None, "a.json"),
+    }
+    for source_format, (yaml, pipe) in places.items():
+        data = tmp_path / source_format
+        save_image(data / "images" / "a.png")
+        save_image(data / "a.png")
+        if yaml:
+            save_json(data / "data.yaml", yaml)
+        (data / pipe).parent.mkdir(exist_ok=True)
+        os.mkfifo(data / pipe)
+        status = 2 if source_format == "via" else 3
+        convert(source_format, data, status=status, output=tmp_path / "out")

@@ -154,7 +154,7 @@ def test_label_studio_writes_no_yaml(tmp_path):
         ("a: [", "can't be read"),
         ("\x01", "can't be read"),
         ("[" * 100_000, "can't be read"),
-        ("x" * 2_000_000, "more than 1,048,576 bytes"),
+        ("x" * 2_000_000, "more than the 1,048,576"),
     ],
     ids=range(19),
 )
