@@ -145,7 +145,7 @@ def _mixed_options(options: ConvertOptions) -> str:
     others = [name for name in changed(options, ImportOptions) if name != "source_format"]
     if others and not options.source_format:
         return f"--{others[0]} goes with --from; leave it out"
-    unfit = ("splits", "keypoints", "workers", "compat", "make_demo", "images", "seed")
+    unfit = ("splits", "keypoints", "workers", "compat", "make_demo", "images", "seed", "layout")
     given = [name for name in changed(options, ConvertOptions) if name in unfit]
     if given and options.source_format:
         return f"--{given[0]} doesn't go with --from; leave it out"
