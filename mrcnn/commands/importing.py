@@ -123,5 +123,9 @@ def _next_command(summaries: list[Summary], output: Path) -> str:
     """The command that trains on what was written."""
     script = Path(__file__).parents[2] / "model.py"
     program = "python model.py" if script.is_file() else "python -m mrcnn"
-    divided = any(summary.split == "validation" for summary in summaries)
-    return f"{program} train --data {shlex.quote(str(output))}" + " --val_split 0.1" * (not divided)
+    options = ["--data", shlex.quote(str(output))]
+    if not any(summary.split == "validation" for summary in summaries):
+        options.append("--val_split 0.1")
+    if any(summary.boxes for summary in summaries):
+        options.append("--masks from-boxes")
+    return " ".join([program, "train", *options])

@@ -170,8 +170,10 @@ def open_image(
         actual = f"it is {upright[0]} x {upright[1]}"
         raise Unusable("size mismatch", f"annotated as {shown(declared)} (width, height); {actual}")
     if orientation > 1 and stored == upright:
-        detail = f"EXIF orientation {orientation}, and the size doesn't tell whose annotation it is"
-        place.note("turned picture", detail, "taken for that of the upright picture")
+        detail = (
+            f"EXIF orientation {orientation}; its size doesn't tell if it was annotated upright"
+        )
+        place.note("turned picture", detail, "upright, unless other pictures tell otherwise")
     return file_name, stored if declared == stored else upright
 
 

@@ -46,6 +46,7 @@ def test_outlines_boxes_and_images_without_objects(tmp_path):
     assert found.annotations["validation"][0].segmentation == [CORNERS]
     assert found.problems == [("images/train/c.png", "", "no label file")]
     assert "1 of them are boxes without a mask" in found.printed
+    assert found.printed.endswith("/out --masks from-boxes\n")
 
 
 @pytest.mark.parametrize(
