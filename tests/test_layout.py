@@ -18,6 +18,7 @@ LIGHT = [
         "core",
         "coco",
         "deepfashion2",
+        "importers",
         "data",
         "evaluation",
     ),

@@ -37,7 +37,13 @@ def imports(path):
 
 def test_every_import_is_a_dependency():
     imported = {name for path in (ROOT / "mrcnn").rglob("*.py") for name in imports(path)}
-    names = {"skimage": "scikit-image", "PIL": "pillow", "imgaug": "pyimgaug", "cv2": "pyimgaug"}
+    names = {
+        "skimage": "scikit-image",
+        "PIL": "pillow",
+        "imgaug": "pyimgaug",
+        "cv2": "pyimgaug",
+        "yaml": "pyyaml",
+    }
     optional = {"av", "pillow_heif", "IPython"}  # asked for only where something needs them
     declared = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"]}
     unknown = imported - set(sys.stdlib_module_names) - {"mrcnn"} - optional

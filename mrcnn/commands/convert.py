@@ -13,12 +13,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrcnn.commands.arguments import Help, add_options, from_arguments
-from mrcnn.core.options import option, positive
+from mrcnn.commands.arguments import Help, UsageError, add_options, from_arguments
+from mrcnn.commands.importing import ImportOptions, run_import
+from mrcnn.core.options import changed, option, positive
 from mrcnn.core.processes import sigterm_interrupts, usable_cpus
 from mrcnn.core.text import printable
 from mrcnn.deepfashion2.converter import ANNOTATED_SPLITS, Summary, convert_split, has_split
 from mrcnn.deepfashion2.records import Form
+from mrcnn.importers.source import SourceError
 
 # Each process takes about 55 MB: a machine with many cores shouldn't pay for idle ones.
 MOST_WORKERS = 8
@@ -34,7 +36,7 @@ _DEMO = "demo data: drawn images, to try the commands without the data set"
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(ImportOptions):
     """What is converted, into which form; or which demo data are made."""
 
     data: Path = option(
@@ -118,12 +120,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_convert(options: ConvertOptions) -> int:
     """Converts or makes demo data, and says what happened; returns the exit status, see EPILOG."""
+    if mixed := _mixed_options(options):
+        return _fail(mixed)
     for split in options.splits:
         if Path(split).name != split:
             return _fail(f"--splits got {split!r}; give the names of folders in --data")
     try:
         with sigterm_interrupts():
+            if options.source_format:
+                return _import(options)
             return _make_demo(options) if options.make_demo else _convert(options)
+    except (UsageError, SourceError) as error:
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("Interrupted; unfinished files were removed.", file=sys.stderr)
         return 130
@@ -137,6 +145,30 @@ def run_convert(options: ConvertOptions) -> int:
 def _fail(message: str, status: int = 2) -> int:
     print(printable(message, lines=True), file=sys.stderr)
     return status
+
+
+def _mixed_options(options: ConvertOptions) -> str:
+    """What to say of options that do nothing with the others; "" if there are none."""
+    others = [name for name in changed(options, ImportOptions) if name != "source_format"]
+    if others and not options.source_format:
+        return f"--{others[0]} goes with --from; leave it out"
+    unfit = ("splits", "keypoints", "workers", "compat", "make_demo", "images", "seed", "layout")
+    given = [name for name in changed(options, ConvertOptions) if name in unfit]
+    if given and options.source_format:
+        return f"--{given[0]} doesn't go with --from; leave it out"
+    return ""
+
+
+def _import(options: ConvertOptions) -> int:
+    home = options.data.parent if options.data.is_file() else options.data
+    return run_import(
+        options,
+        options.data,
+        options.output_dir or home,
+        limit=options.limit,
+        dry_run=options.dry_run,
+        strict=options.strict,
+    )
 
 
 def _convert(options: ConvertOptions) -> int:

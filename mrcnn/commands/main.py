@@ -18,10 +18,10 @@ COMMANDS = (
         "convert",
         ConvertOptions,
         run_convert,
-        "convert DeepFashion2 annotations to COCO JSON, or make demo data",
+        "convert annotations to COCO JSON: DeepFashion2's or another tool's; or make demo data",
         (
             "--data data/deepfashion2 --splits train validation",
-            "--make_demo data/demo --images 200",
+            "--from via --data balloon --class_name balloon",
         ),
     ),
     Command(

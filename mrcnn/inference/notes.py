@@ -66,7 +66,7 @@ class Notes:
         """The notes of a folder. What is damaged in them is left out."""
         notes = cls()
         try:
-            lines = read_regular(folder / NOTES, MOST_BYTES).split(b"\n")
+            lines = read_regular(folder / NOTES, MOST_BYTES, links=False).split(b"\n")
         except (OSError, ValueError):
             return notes
         for line in filter(None, lines):

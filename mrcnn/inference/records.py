@@ -201,7 +201,7 @@ class Records:
         if name not in self.folder.notes:
             return None
         try:
-            data = read_regular(self.folder.path / name, MOST_BYTES)
+            data = read_regular(self.folder.path / name, MOST_BYTES, links=False)
             record = msgspec.json.decode(data, type=Record)
             digest = hashlib.sha256(data).digest()
             if self._sound.get(image.output) != digest:
