@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,6 +40,31 @@ def write_atomically(path: PathLike, content: bytes, sync: bool = False) -> None
     """Writes bytes; see `replacing`."""
     with replacing(path, sync) as temporary:
         temporary.write_bytes(content)
+
+
+def regular_size(path: PathLike) -> int:
+    """Bytes of a regular file.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: for a folder, a pipe or a device, of which reading may never end.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise ValueError(f"{os.fspath(path)!r} is {what}; give a regular file")
+    return status.st_size
+
+
+def begins_with(path: PathLike, start: bytes) -> bool:
+    """Whether it is a regular file that begins so, or an empty one."""
+    try:
+        if not regular_size(path):
+            return True
+        with open(path, "rb") as file:
+            return file.read(len(start)) == start
+    except (OSError, ValueError):
+        return False
 
 
 def flush(path: PathLike) -> None:

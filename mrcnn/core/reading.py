@@ -73,11 +73,7 @@ def read_image(path: PathLike, apply_exif: bool = True, max_pixels: int = MAX_PI
     size = _file_size(path)
     try:
         with _open(path) as stored:
-            if stored.width * stored.height > max_pixels:
-                raise ImageError(
-                    f"it has {stored.width} x {stored.height} pixels, more than the "
-                    f"{max_pixels:,} that are decoded"
-                )
+            _check_pixels(stored, max_pixels)
             stored.load()
             turn = _UPRIGHT.get(_orientation(stored)) if apply_exif else None
             image = _to_rgb(stored)
@@ -107,6 +103,27 @@ def count_pixels(path: PathLike) -> int:
         return 0
 
 
+def image_header(path: PathLike) -> tuple[tuple[int, int], int]:
+    """Size of an image and how it is to be turned; no pixels are read.
+
+    Returns:
+        (width, height) as stored, and the EXIF orientation: 1 for an image that is upright, to 8.
+        A TIFF counts as upright, since it is always turned when it is read.
+
+    Raises:
+        ImageError: if it is no image, or one that `read_image` refuses for its size.
+    """
+    size = _file_size(path)
+    try:
+        with _open(path) as image:
+            _check_pixels(image, MAX_PIXELS)
+            orientation = 1 if image.format == "TIFF" else _orientation(image)
+            return image.size, orientation if orientation in _UPRIGHT else 1
+    except Exception as error:
+        why = _reason(error, path) if size else "the file is empty"
+        raise ImageError(f"{path} cannot be read: {why}; pass a valid JPEG, PNG, ...") from error
+
+
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Within, Pillow doesn't warn of odd metadata, nor of large images, for which
@@ -129,6 +146,13 @@ def _open(path: PathLike) -> Image.Image:
     except UnidentifiedImageError:
         Image.init()  # loads all plug-ins, at the first call
         return Image.open(path, formats=[kind for kind in Image.OPEN if kind not in _NEVER])
+
+
+def _check_pixels(image: Image.Image, most: int) -> None:
+    count = image.width * image.height
+    if not 0 < count <= most:
+        limit = f"more than the {most:,} that are decoded" if count > 0 else "so there is none"
+        raise ImageError(f"it has {image.width} x {image.height} pixels, {limit}")
 
 
 def _file_size(path: PathLike) -> int:
