@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PathLike = str | os.PathLike[str]
+# Opens a pipe without waiting for its other end; bytes as they are on Windows.
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextmanager
@@ -42,27 +44,46 @@ def write_atomically(path: PathLike, content: bytes, sync: bool = False) -> None
         temporary.write_bytes(content)
 
 
-def regular_size(path: PathLike) -> int:
-    """Bytes of a regular file.
+def open_regular(path: PathLike) -> int:
+    """A handle of a regular file, to read.
 
     Raises:
         OSError: if there is none.
         ValueError: for a folder, a pipe or a device, of which reading may never end.
     """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        raise ValueError(f"{os.fspath(path)!r} is {what}; give a regular file")
-    return status.st_size
+    handle = os.open(path, os.O_RDONLY | _AT_ONCE)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+    raise ValueError(f"{os.fspath(path)!r} is {what}; give a regular file")
+
+
+def read_regular(path: PathLike, most: int) -> bytes:
+    """Content of a regular file of at most so many bytes.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: if it is larger, a folder, a pipe or a device.
+    """
+    handle = open_regular(path)
+    try:
+        size = os.fstat(handle).st_size
+        if size > most:
+            raise ValueError(
+                f"{os.fspath(path)!r} has {size:,} bytes, more than the {most:,} that are read"
+            )
+        return os.read(handle, size)
+    finally:
+        os.close(handle)
 
 
 def begins_with(path: PathLike, start: bytes) -> bool:
     """Whether it is a regular file that begins so, or an empty one."""
     try:
-        if not regular_size(path):
-            return True
-        with open(path, "rb") as file:
-            return file.read(len(start)) == start
+        with open(open_regular(path), "rb") as file:
+            return file.read(len(start)) in (start, b"")
     except (OSError, ValueError):
         return False
 

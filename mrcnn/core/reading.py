@@ -35,6 +35,8 @@ _MEANING = (
 # Pillow's own ceiling; its memory as RGB is half a gigabyte.
 MAX_PIXELS = 178_956_970
 _EXIF_ORIENTATION = 0x0112
+# Where Pillow looks for it.
+_EXIF_SOURCES = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 # What turns the stored image upright, by the value of the EXIF tag; 1 is upright already.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -117,7 +119,9 @@ def image_header(path: PathLike) -> tuple[tuple[int, int], int]:
     try:
         with _open(path) as image:
             _check_pixels(image, MAX_PIXELS)
-            orientation = 1 if image.format == "TIFF" else _orientation(image)
+            # Asking an image that has none takes time, and of a PNG decodes the pixels.
+            tagged = image.format != "TIFF" and not _EXIF_SOURCES.isdisjoint(image.info)
+            orientation = _orientation(image) if tagged else 1
             return image.size, orientation if orientation in _UPRIGHT else 1
     except Exception as error:
         why = _reason(error, path) if size else "the file is empty"

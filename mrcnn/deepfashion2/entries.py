@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from mrcnn.core.files import regular_size
+from mrcnn.core.files import read_regular
 from mrcnn.core.problems import Place, Unusable, shown
 from mrcnn.core.reading import ImageError, image_header
 
@@ -61,10 +61,7 @@ def read_annotation(path: Path, place: Place) -> Record:
 
 def _text(path: Path) -> bytes:
     try:
-        size = regular_size(path)
-        if size > MOST_BYTES:
-            raise ValueError(f"it has {size:,} bytes, more than the {MOST_BYTES:,} that are read")
-        return path.read_bytes()
+        return read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         raise Unusable("missing annotation", f"no {path.name} in annos/") from None
     except (OSError, ValueError) as error:

@@ -181,7 +181,7 @@ def test_a_file_that_is_too_large(tmp_path, monkeypatch):
         file.truncate(10**9)  # a hole, which takes no room
     coco, found = convert(folder)
     assert [i["id"] for i in coco["images"]] == [2]
-    assert "it has 1,000,000,000 bytes, more than the 16,000,000" in found.rows[0][2]
+    assert "has 1,000,000,000 bytes, more than the 16,000,000" in found.rows[0][2]
     monkeypatch.setattr(entries, "MOST_BYTES", 10)
     assert [kind for kind, _ in convert(folder)[1].kinds.items()] == ["unreadable annotation"]
 
