@@ -6,13 +6,19 @@ without instances, is None. Scores and shares lie in 0..1.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from mrcnn.core.files import read_regular
+
 FILE = "metrics.json"
+MOST_BYTES = 2**26  # of a file; a thousand classes take a tenth
 KIND_NAMES = {"bbox": "box", "segm": "mask"}
 
+# Checked when a file is read.
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Interval = tuple[float, float]
 # What a score is of: ("AP50",), ("per_class", "skirt"), ("subsets", "scale", "small").
 Key = tuple[str, ...]
@@ -22,9 +28,9 @@ class OperatingPoint(msgspec.Struct):
     """The score threshold of the best F1; None if no detection is right."""
 
     threshold: float | None
-    precision: float | None
-    recall: float
-    f1: float
+    precision: Share | None
+    recall: Share
+    f1: Share
 
 
 class CalibrationBin(msgspec.Struct):
@@ -48,37 +54,37 @@ class Calibration(msgspec.Struct):
 class AveragePrecision(msgspec.Struct):
     """AP of a class or a subset, with the 95 % interval of `AP`."""
 
-    AP: float | None
-    AP50: float | None
-    AP75: float | None
+    AP: Share | None
+    AP50: Share | None
+    AP75: Share | None
     interval: Interval | None
 
 
 class ClassEntry(AveragePrecision):
-    AR100: float | None
-    garments: int
+    AR100: Share | None
+    garments: Count
     best_f1: OperatingPoint | None
 
 
 class SubsetEntry(AveragePrecision):
-    garments: int
+    garments: Count
 
 
 class CocoNumbers(msgspec.Struct):
     """COCO's twelve numbers."""
 
-    AP: float | None
-    AP50: float | None
-    AP75: float | None
-    APs: float | None
-    APm: float | None
-    APl: float | None
-    AR1: float | None
-    AR10: float | None
-    AR100: float | None
-    ARs: float | None
-    ARm: float | None
-    ARl: float | None
+    AP: Share | None
+    AP50: Share | None
+    AP75: Share | None
+    APs: Share | None
+    APm: Share | None
+    APl: Share | None
+    AR1: Share | None
+    AR10: Share | None
+    AR100: Share | None
+    ARs: Share | None
+    ARm: Share | None
+    ARl: Share | None
 
 
 class Section(CocoNumbers):
@@ -160,14 +166,14 @@ class Source(msgspec.Struct):
 class Run(Source, kw_only=True):
     """What was scored, and how; `left_out` counts results of images that were not scored."""
 
-    images: int = msgspec.field(name="pictures")
-    garments: int
-    crowds: int
-    detections: int
-    left_out: int
-    images_without_detections: int = msgspec.field(name="pictures_without_detections")
-    resamples: int
-    seed: int
+    images: Count = msgspec.field(name="pictures")
+    garments: Count
+    crowds: Count
+    detections: Count
+    left_out: Count
+    images_without_detections: Count = msgspec.field(name="pictures_without_detections")
+    resamples: Count
+    seed: Count
     written: str | None = None
 
 
@@ -258,8 +264,8 @@ def read_metrics(path: Path) -> Metrics:
         ValueError: if it is not a file that `encode` wrote.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Metrics)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(read_regular(path, MOST_BYTES), type=Metrics)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a metrics.json of format 1 ({error}); write it again: model.py "
             "evaluate --results with the results.json beside it"

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mrcnn.core.files import write_atomically
-from mrcnn.evaluation.bootstrap import MATCHES_FILE, save_matches
+from mrcnn.evaluation.matches_file import MATCHES_FILE, save_matches
 from mrcnn.evaluation.metrics import FILE, KIND_NAMES, Metrics, encode, scores, subset_rows
 from mrcnn.evaluation.scoring import EvaluationResult
 from mrcnn.render.html import png_uri, render
