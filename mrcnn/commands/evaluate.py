@@ -20,6 +20,7 @@ from mrcnn.commands.shared import (
 )
 from mrcnn.core.files import write_atomically
 from mrcnn.core.options import changed, option, subset, whole
+from mrcnn.core.text import printable
 
 if TYPE_CHECKING:
     from mrcnn.coco.ground_truth import Detections, GroundTruth
@@ -79,7 +80,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
     dataset = None if options.results else load_split([folder], options.split, options.limit)
     # The data set has read the file; without one it is read here.
     truth = read_ground_truth(dataset.tables[0] if dataset else annotations, limit=options.limit)
-    options.report.mkdir(parents=True, exist_ok=True)
+    report.prepare_report(options.report, options.results)
     results = options.results or options.report / "results.json"
     weights: str | None = None
     failures: list[tuple[str, str]] = []
@@ -95,7 +96,8 @@ def run_evaluate(options: EvaluateOptions) -> int:
     if earlier:
         compare(scored, earlier)
     page = report.write_report(options.report, scored, results, images if images.is_dir() else None)
-    print("\n".join([report.as_text(scored.metrics), "", *notes, f"Report: {page}"]))
+    lines = [*(printable(note) for note in notes), f"Report: {printable(page)}"]
+    print("\n".join([report.as_text(scored.metrics), "", *lines]))
     return 3 if failures else 0
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,39 +44,32 @@ def write_atomically(path: PathLike, content: bytes, sync: bool = False) -> None
         temporary.write_bytes(content)
 
 
-def open_regular(path: PathLike) -> int:
+def open_regular(path: PathLike, links: bool = True) -> int:
     """A handle of a regular file, to read.
 
+    Args:
+        links: follow a link.
+
     Raises:
-        OSError: if there is none.
-        ValueError: for a folder, a pipe or a device, of which reading may never end.
+        OSError: if there is none, or it is a folder, a pipe or a device, of which reading may
+            never end.
     """
-    handle = os.open(path, os.O_RDONLY | _AT_ONCE)
-    mode = os.fstat(handle).st_mode
-    if stat.S_ISREG(mode):
+    follow = 0 if links else getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, os.O_RDONLY | _AT_ONCE | follow)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
         return handle
     os.close(handle)
-    what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-    raise ValueError(f"{os.fspath(path)!r} is {what}; give a regular file")
+    raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
 
 
-def read_regular(path: PathLike, most: int) -> bytes:
-    """Content of a regular file of at most so many bytes.
-
-    Raises:
-        OSError: if there is none.
-        ValueError: if it is larger, a folder, a pipe or a device.
-    """
-    handle = open_regular(path)
-    try:
-        size = os.fstat(handle).st_size
+def read_regular(path: PathLike, most: int, links: bool = True) -> bytes:
+    """Content of a regular file of at most so many bytes; OSError as of `open_regular`."""
+    with open(open_regular(path, links), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise ValueError(
-                f"{os.fspath(path)!r} has {size:,} bytes, more than the {most:,} that are read"
-            )
-        return os.read(handle, size)
-    finally:
-        os.close(handle)
+            why = f"it has {size:,} bytes, more than the {most:,} that are read"
+            raise OSError(errno.EFBIG, why, os.fspath(path))
+        return file.read(size) or b""
 
 
 def begins_with(path: PathLike, start: bytes) -> bool:
@@ -84,8 +77,35 @@ def begins_with(path: PathLike, start: bytes) -> bool:
     try:
         with open(open_regular(path), "rb") as file:
             return file.read(len(start)) in (start, b"")
-    except (OSError, ValueError):
+    except OSError:
         return False
+
+
+def prepare_folder(folder: Path, names: Iterable[str], mark: str, start: bytes) -> None:
+    """Makes a folder to write into, unless files of somebody else would be replaced in it.
+
+    Args:
+        names: of all files that are to be written.
+        mark, start: the file that a finished run of ours leaves, and how it begins. Where it is
+            there, files of these names are ours.
+
+    Raises:
+        ValueError: if a file of such a name is there and not ours.
+        OSError: if nothing can be written into the folder.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another folder")
+    taken = [folder / name for name in names if os.path.lexists(folder / name)]
+    ours = begins_with(folder / mark, start)
+    others = [path for path in taken if not ours or path.is_dir()]
+    if others:
+        raise ValueError(
+            f"{others[0]} was not written by a finished run of this command, so it is left alone; "
+            "move it away, or choose another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def flush(path: PathLike) -> None:

@@ -64,8 +64,8 @@ def _text(path: Path) -> bytes:
         return read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         raise Unusable("missing annotation", f"no {path.name} in annos/") from None
-    except (OSError, ValueError) as error:
-        raise Unusable("unreadable annotation", str(error)) from None
+    except OSError as error:
+        raise Unusable("unreadable annotation", error.strerror or str(error)) from None
 
 
 def _whole(digits: str) -> int | float:

@@ -8,10 +8,11 @@ EXIF rotation: that is what the loader trains on), x2 and y2 of boxes exclusive.
 The official form is that of `evaluation/deepfashion2_to_coco.py` in the data set's repository.
 """
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
 
 from mrcnn.coco import masks
 from mrcnn.coco.reader import ATTRIBUTES as NAMED_ATTRIBUTES
@@ -30,7 +31,7 @@ ATTRIBUTES["style"] = (0, 2**31 - 1)
 NUM_LANDMARKS = DEEPFASHION2_LANDMARK_OFFSETS[-1]
 # No real garment comes near; pycocotools' time and memory go by them.
 MOST_POLYGONS = 10_000
-MOST_OUTLINE = 2_000_000  # pixels along one polygon
+MOST_SIDES, LONGEST = 500, 2**21  # longer sides, and pixels, along one polygon
 LARGEST = 10**9  # of a box; products of what is larger don't fit 64 bits
 _KEPT = "kept as it is, for the official form"
 
@@ -209,9 +210,10 @@ def polygon_mask(polygon: Any, width: int, height: int) -> masks.RLE:
     xs, ys = polygon[0::2], polygon[1::2]
     if min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height:
         raise Unusable("bad polygon", "has points far outside the image")
-    reach = 3 * max(width, height)
-    if len(polygon) * reach > MOST_OUTLINE and outline(xs) + outline(ys) > MOST_OUTLINE:
-        raise Unusable("bad polygon", f"is longer than {MOST_OUTLINE:,} pixels")
+    side = max(width, height)
+    longest = min(MOST_SIDES * side, LONGEST)
+    if len(polygon) * 3 * side > longest and outline_length(polygon) > longest:
+        raise Unusable("bad polygon", f"has an outline of more than {longest:,} pixels")
     try:
         mask = masks.fill([polygon], (height, width))
     except ValueError as error:
@@ -221,9 +223,11 @@ def polygon_mask(polygon: Any, width: int, height: int) -> masks.RLE:
     return mask
 
 
-def outline(values: list[float]) -> float:
-    """How far one coordinate travels along a polygon."""
-    return sum(abs(b - a) for a, b in itertools.pairwise(values))
+def outline_length(polygon: list[float]) -> float:
+    """Pixels as pycocotools counts them, some for each point too."""
+    points = np.array(polygon, float).reshape(-1, 2)
+    steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
+    return float(steps.sum() + 0.2 * len(steps))
 
 
 def usable_box(

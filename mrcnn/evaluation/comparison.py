@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrcnn.core.text import writable
 from mrcnn.evaluation import bootstrap
 from mrcnn.evaluation.average_precision import Matches
 from mrcnn.evaluation.matches_file import MATCHES_FILE, load_matches
@@ -79,7 +80,7 @@ def compare(evaluation: EvaluationResult, earlier: EarlierRun) -> None:
             intervals,
             _image_counts(evaluation.matches[kind]),
         )
-    metrics.compare = Comparison(path=str(earlier.path), run=earlier.metrics.run, **found)
+    metrics.compare = Comparison(path=writable(str(earlier.path)), run=earlier.metrics.run, **found)
 
 
 def check_same_data(

@@ -78,6 +78,8 @@ def load_matches(path: Path) -> tuple[np.ndarray, dict[str, Matches]]:
             return _read(archive)
     except _OtherContentError as error:
         why = str(error)
+    except OSError as error:
+        why = error.strerror or str(error)
     except Exception as error:  # Damaged archives make zipfile, zlib and NumPy raise all sorts.
         why = f"it is damaged, cut short or no archive ({type(error).__name__})"
     raise ValueError(f"{path} is not a matches.npz of model.py evaluate: {why}")
@@ -134,8 +136,8 @@ def _array(
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _OtherContentError(f"{member.filename!r} is packed in another way")
     with archive.open(member) as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
         rest = member.file_size - file.tell()
     count = math.prod(shape)
     fits = len(shape) == len(letters) and min(shape) >= 0
@@ -147,7 +149,8 @@ def _array(
     if count * dtype.itemsize != rest:
         raise _OtherContentError(f"{member.filename!r} doesn't have the bytes of its shape")
     with archive.open(member) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        array: np.ndarray = np.lib.format.read_array(file)  # type: ignore[no-untyped-call]
+    return array
 
 
 def _problems(matches: Matches) -> Iterator[str]:

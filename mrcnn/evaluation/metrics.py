@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from mrcnn.core.files import read_regular
+from mrcnn.core.text import writable
 
 FILE = "metrics.json"
 MOST_BYTES = 2**26  # of a file; a thousand classes take a tenth
@@ -154,13 +155,19 @@ class RatedImages(msgspec.Struct):
 
 
 class Source(msgspec.Struct):
-    """Where the ground truth and the detections come from."""
+    """Where the ground truth and the detections come from; text that UTF-8 can hold."""
 
     split: str | None = None
     annotations: str | None = None
     weights: str | None = None
     results: str | None = None
     notes: list[str] = []
+
+    def __post_init__(self) -> None:
+        for name in ("split", "annotations", "weights", "results"):
+            text = getattr(self, name)
+            setattr(self, name, text and writable(text))
+        self.notes = [writable(note) for note in self.notes]
 
 
 class Run(Source, kw_only=True):
@@ -250,6 +257,15 @@ PUBLISHED = {
         },
     ),
 }
+
+
+MOST_SHOWN = 100  # classes in a plot or a matrix
+
+
+def shown_classes(metrics: Metrics) -> list[int]:
+    """Positions of the classes that have room in a plot: of many those with the most garments."""
+    garments = [-entry.garments for entry in metrics.box.per_class.values()]
+    return sorted(sorted(range(len(garments)), key=garments.__getitem__)[:MOST_SHOWN])
 
 
 def encode(metrics: Metrics) -> bytes:
