@@ -23,6 +23,7 @@ DPI = 120
 PLOTS = ("pr_curves", "f1", "calibration", "confusion", "subsets")
 STYLES = ("-", "--", ":")
 LONGEST = 32  # characters of a class name
+FARTHEST = 1e9  # of a score on an axis; matplotlib can't label all that floats can be
 
 
 def draw_plots(evaluation: EvaluationResult) -> dict[str, bytes]:
@@ -41,12 +42,14 @@ def draw_plots(evaluation: EvaluationResult) -> dict[str, bytes]:
 
 @contextmanager
 def _plain_text() -> Iterator[None]:
-    """Within, no text is a formula, and letters that the font lacks are boxes without a word."""
+    """Within, no text is a formula, and no word is lost on letters that the font lacks, or on
+    scores as large as floats can be."""
     import matplotlib as mpl
 
     with (
         mpl.rc_context({"text.parse_math": False, "text.usetex": False}),
         warnings.catch_warnings(),
+        np.errstate(over="ignore", invalid="ignore"),
     ):
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
@@ -95,17 +98,17 @@ def _pr_curves(evaluation: EvaluationResult) -> bytes:
 def _f1(evaluation: EvaluationResult) -> bytes:
     """F1 of all classes together over the score threshold."""
     figure, axes = _axes(5.8, 4.6)
-    scores = evaluation.detections.scores
+    scores = np.clip(evaluation.detections.scores, -FARTHEST, FARTHEST)
     low, high = (min(scores.min(), 0), max(scores.max(), 1)) if len(scores) else (0, 1)
     thresholds = np.linspace(low, high, 201)
     for kind, found in evaluation.matches.items():
         name = KIND_NAMES[kind]
         (line,) = axes.plot(thresholds, diagnosis.f1_curve(found, thresholds), label=name)
         best = evaluation.metrics.sections[name].operating_point
-        if best and best.threshold is not None:
+        if best and best.threshold is not None and abs(best.threshold) <= FARTHEST:
             axes.plot(best.threshold, best.f1, "o", color=line.get_color())
             axes.annotate(
-                f"{best.f1:.2f} at {best.threshold:.2f}",
+                f"{best.f1:.2f} at {best.threshold:{'.2f' if abs(best.threshold) < 1e5 else '.2g'}}",
                 (best.threshold, best.f1),
                 textcoords="offset points",
                 xytext=(6, 6 if kind == "bbox" else -12),

@@ -30,8 +30,10 @@ _START = b'{\n  "format": 1,\n  "run": {'
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """'0.317', or 'n/a' for None."""
-    return "n/a" if value is None else f"{value:.{digits}f}"
+    """'0.317', or 'n/a' for None; a score of another tool may be of any size."""
+    if value is None:
+        return "n/a"
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.{digits}g}"
 
 
 def prepare_report(folder: Path, results: str | Path | None = None) -> None:

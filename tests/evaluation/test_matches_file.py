@@ -371,10 +371,7 @@ def read_or_refuse(folder, scored):
             assert row["difference"] is None or -1 <= row["difference"] <= 1
 
 
-@settings(hostile, max_examples=40)
-@given(data=st.data())
-def test_any_change_of_the_metrics(data, scored, files, tmp_path_factory):
-    folder = write_run(tmp_path_factory.mktemp("run"), files)
+def change_metrics(data, scored, folder):
     tree = json.loads((folder / "metrics.json").read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         path = data.draw(st.sampled_from([p for p in places(tree) if p]))
@@ -388,10 +385,7 @@ dtypes = st.sampled_from(
 )
 
 
-@settings(hostile, max_examples=60)
-@given(data=st.data())
-def test_any_change_of_the_matches(data, scored, files, tmp_path_factory):
-    folder = write_run(tmp_path_factory.mktemp("run"), files)
+def change_matches(data, scored, folder):
     arrays = arrays_of(folder)
     name = data.draw(st.sampled_from(sorted(arrays)))
     way = data.draw(st.sampled_from(["value", "type", "shape", "bytes"]))
@@ -417,3 +411,20 @@ def test_any_change_of_the_matches(data, scored, files, tmp_path_factory):
 def test_the_limit_leaves_room_for_a_full_run():
     """32,153 images with ten detections each, in 16 views, of boxes and masks."""
     assert matches_file.MOST_BYTES > 321_530 * (16 * 10 + 5 * 8) * 2
+
+
+@pytest.mark.parametrize("change", [change_metrics, change_matches])
+@settings(hostile, max_examples=40)
+@given(data=st.data())
+def test_any_change_of_a_file(change, data, scored, files):
+    with tempfile.TemporaryDirectory() as folder:
+        change(data, scored, write_run(Path(folder), files))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [change_metrics, change_matches])
+@settings(hostile, max_examples=500)
+@given(data=st.data())
+def test_any_change_of_a_file_at_length(change, data, scored, files):
+    with tempfile.TemporaryDirectory() as folder:
+        change(data, scored, write_run(Path(folder), files))

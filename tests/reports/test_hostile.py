@@ -193,6 +193,19 @@ def test_many_classes(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("scores", [(1e308, -1e308), (1e308, 1e308), (5e-324, 0), (-7, -8)])
+def test_scores_of_any_size(tmp_path, scores):
+    truth, results = content("a", "b")
+    for row, value in zip(results, 2 * scores, strict=True):
+        row["score"] = value
+    read = read_ground_truth(truth)
+    scored = evaluate(read, read_results(read, results), EvaluationOptions(resamples=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.write_report(tmp_path, scored)
+    assert max(map(len, report.as_text(scored.metrics).splitlines())) < 200
+
+
 def test_more_classes_than_memory_holds():
     truth, results = content(*(f"class {k}" for k in range(20_000)))
     read = read_ground_truth(truth)
