@@ -64,12 +64,15 @@ def open_regular(path: PathLike, links: bool = True) -> int:
 
 def read_regular(path: PathLike, most: int, links: bool = True) -> bytes:
     """Content of a regular file of at most so many bytes; OSError as of `open_regular`."""
-    with open(open_regular(path, links), "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
+    handle = open_regular(path, links)
+    try:
+        size = os.fstat(handle).st_size
         if size > most:
             why = f"it has {size:,} bytes, more than the {most:,} that are read"
             raise OSError(errno.EFBIG, why, os.fspath(path))
-        return file.read(size) or b""
+        return os.read(handle, size)
+    finally:
+        os.close(handle)
 
 
 def begins_with(path: PathLike, start: bytes) -> bool:

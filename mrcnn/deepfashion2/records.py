@@ -208,11 +208,12 @@ def polygon_mask(polygon: Any, width: int, height: int) -> masks.RLE:
     # Points a whole image away are not sloppy outlines, and rasterising takes time and memory
     # by their distance.
     xs, ys = polygon[0::2], polygon[1::2]
-    if min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height:
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    if left < -width or right > 2 * width or top < -height or bottom > 2 * height:
         raise Unusable("bad polygon", "has points far outside the image")
-    side = max(width, height)
-    longest = min(MOST_SIDES * side, LONGEST)
-    if len(polygon) * 3 * side > longest and outline_length(polygon) > longest:
+    longest = min(MOST_SIDES * max(width, height), LONGEST)
+    bound = len(xs) * (max(right - left, bottom - top) + 1)
+    if bound > longest and outline_length(polygon) > longest:
         raise Unusable("bad polygon", f"has an outline of more than {longest:,} pixels")
     try:
         mask = masks.fill([polygon], (height, width))
