@@ -6,7 +6,7 @@ if __name__ == "__main__":
     try:
         from mrcnn.commands.convert import main
 
-        status = main()
+        status = main(own_process=True)
     except KeyboardInterrupt:  # while the imports above take their time
         status = 130
     sys.exit(status)

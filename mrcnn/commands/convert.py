@@ -13,8 +13,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrcnn.commands.arguments import Help, UsageError, add_options, from_arguments
+from mrcnn.commands.arguments import Help, UsageError, add_debug, add_options, from_arguments
 from mrcnn.commands.importing import ImportOptions, run_import
+from mrcnn.commands.terminal import run, use_streams
 from mrcnn.core.options import changed, option, positive
 from mrcnn.core.processes import sigterm_interrupts, usable_cpus
 from mrcnn.core.text import printable
@@ -29,7 +30,7 @@ examples:
   python convert_to_coco.py --data data/deepfashion2 --splits train validation
   python convert_to_coco.py --make_demo data/demo --images 200
 
-exit status: 0; 1 if a split has nothing usable, or with --strict any problem; 2 if there is
+exit status: 0; 3 if a split has nothing usable, or with --strict any problem; 2 if there is
 nothing to convert or the results can't be written; 130 after Ctrl-C"""
 
 _DEMO = "demo data: drawn images, to try the commands without the data set"
@@ -62,7 +63,7 @@ class ConvertOptions(ImportOptions):
         type=positive,
     )
     dry_run: bool = option(False, "check everything and write nothing")
-    strict: bool = option(False, "exit with 1 if there is any problem in the data")
+    strict: bool = option(False, "exit with 3 if there is any problem in the data")
     compat: str | None = option(
         None,
         "official: the fields and values of the data set's own converter (area = w*h, boxes and "
@@ -110,12 +111,20 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=Help,
     )
     add_options(parser, ConvertOptions)
+    add_debug(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, or this process's; returns the exit status."""
-    return run_convert(from_arguments(ConvertOptions, build_parser().parse_args(argv)))
+def main(argv: Sequence[str] | None = None, own_process: bool = False) -> int:
+    """Runs the command line `argv`, or this process's; returns the exit status.
+
+    own_process: whether nothing else uses the streams of this process.
+    """
+    if own_process:
+        use_streams()
+    arguments = build_parser().parse_args(argv)
+    options = from_arguments(ConvertOptions, arguments)
+    return run("convert_to_coco.py", lambda: run_convert(options), arguments.debug)
 
 
 def run_convert(options: ConvertOptions) -> int:
@@ -123,7 +132,7 @@ def run_convert(options: ConvertOptions) -> int:
     if mixed := _mixed_options(options):
         return _fail(mixed)
     for split in options.splits:
-        if Path(split).name != split:
+        if Path(split).name != split or split == "..":
             return _fail(f"--splits got {split!r}; give the names of folders in --data")
     try:
         with sigterm_interrupts():
@@ -137,6 +146,8 @@ def run_convert(options: ConvertOptions) -> int:
         return 130
     except BrokenProcessPool:
         return _fail("A worker process was killed, perhaps for lack of memory; try --workers 1.")
+    except ValueError as error:
+        return _fail(str(error))
     except OSError as error:
         where = "--make_demo" if options.make_demo else "--output_dir"
         return _fail(f"Cannot write: {error}. Choose a folder with {where}.")
@@ -172,7 +183,10 @@ def _import(options: ConvertOptions) -> int:
 
 
 def _convert(options: ConvertOptions) -> int:
-    splits = [s for s in dict.fromkeys(options.splits) if has_split(options.data / s)]
+    try:
+        splits = [s for s in dict.fromkeys(options.splits) if has_split(options.data / s)]
+    except OSError as error:
+        return _fail(f"--data cannot be read: {error}")
     if not splits:
         return _fail(missing_data_message(options.data))
     for split in options.splits:
@@ -204,21 +218,17 @@ def _report(summary: Summary, options: ConvertOptions, output: Path) -> int:
     listed = "" if options.dry_run else f"; see {table}"
     has_items = summary.items or not (options.data / split / "annos").is_dir()
     if not (summary.images and has_items):
-        return _fail(f"{split} has no usable item{listed}", 1)
+        return _fail(f"{split} has no usable item{listed}", 3)
     if options.strict and summary.problems:
-        return _fail(f"{split} has problems, and --strict was given{listed}", 1)
+        return _fail(f"{split} has problems, and --strict was given{listed}", 3)
     return 0
 
 
 def _make_demo(options: ConvertOptions) -> int:
-
     from mrcnn.deepfashion2.demo.scenes import make_demo
 
     assert options.make_demo
-    try:
-        counts = make_demo(options.make_demo, options.images, options.seed, layout=options.layout)
-    except ValueError as error:
-        return _fail(str(error))
+    counts = make_demo(options.make_demo, options.images, options.seed, layout=options.layout)
     made = ", ".join(f"{count} of {split}" for split, count in counts.items())
     print(f"Drawn images: {made}, in {options.make_demo}. Next:")
     next_step = "convert_to_coco.py" if options.layout == "deepfashion2" else "model.py train"

@@ -24,6 +24,7 @@ from mrcnn.commands.shared import ModelOptions, load_predictor
 from mrcnn.commands.training_data import share_held_out_of
 from mrcnn.core.files import write_atomically
 from mrcnn.core.options import changed, fraction, option, subset, whole
+from mrcnn.core.text import printable
 
 if TYPE_CHECKING:
     from mrcnn.coco.ground_truth import Detections, GroundTruth
@@ -89,7 +90,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
     split = _split_to_score(options, paths)
     # What is wrong with the annotations shows here.
     truth = read_ground_truth(split.table, limit=options.limit)
-    options.report.mkdir(parents=True, exist_ok=True)
+    report.prepare_report(options.report, options.results)
     results = options.results or options.report / "results.json"
     weights: str | None = None
     notes, failures = list(split.notes), list[tuple[str, str]]()
@@ -110,7 +111,8 @@ def run_evaluate(options: EvaluateOptions) -> int:
     if earlier:
         compare(scored, earlier)
     page = report.write_report(options.report, scored, results, split.images)
-    print("\n".join([report.as_text(scored.metrics), "", *notes, f"Report: {page}"]))
+    lines = [*(printable(note) for note in notes), f"Report: {printable(page)}"]
+    print("\n".join([report.as_text(scored.metrics), "", *lines]))
     return 3 if failures else 0
 
 

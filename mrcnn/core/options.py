@@ -10,6 +10,7 @@ import re
 from typing import Any, TypeVar
 
 Number = TypeVar("Number", int, float)
+LARGEST = 2**53  # of whole numbers that every reader of JSON reads as they are
 
 
 def option(
@@ -85,4 +86,6 @@ def words(text: str) -> tuple[str, ...]:
 def _at_least(lowest: int, value: Number) -> Number:
     if not lowest <= value < math.inf:
         raise argparse.ArgumentTypeError(f"got {value}; give {lowest} or more")
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"got {value}; give {LARGEST} at most")
     return value

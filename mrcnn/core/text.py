@@ -32,6 +32,12 @@ def printable(text: object, lines: bool = False) -> str:
     )
 
 
+def cut(text: object, most: int) -> str:
+    """`printable(text)` of at most so many characters, the last one an ellipsis if more are there."""
+    shown = printable(str(text)[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}\u2026"
+
+
 def _is_shown(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs"
 

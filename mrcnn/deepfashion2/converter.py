@@ -23,10 +23,11 @@ import orjson
 from tqdm import tqdm
 
 from mrcnn.core.classes import DEEPFASHION2
-from mrcnn.core.files import replacing
+from mrcnn.core.files import begins_with, replacing
+from mrcnn.core.problems import HEAD, Problem, as_csv
 from mrcnn.core.processes import sigint_blocked
-from mrcnn.core.text import csv_lines
-from mrcnn.deepfashion2.records import Form, Problem, categories, convert_image
+from mrcnn.core.reading import quiet_pillow
+from mrcnn.deepfashion2.records import Form, categories, convert_image
 
 # Splits that need annotations; the data set's test split has none.
 ANNOTATED_SPLITS = ("train", "validation")
@@ -128,15 +129,16 @@ def _by_stem(
 def convert_chunk(folder: Path, entries: list[Entry], form: Form) -> Chunk:
     """Converts some images; what a worker process does."""
     chunk = Chunk(len(entries), [], [], [], [])
-    for image_id, name, annotation in entries:
-        records = convert_image(folder, name, annotation, form, chunk.problems)
-        if records is None:
-            continue
-        image, items = records
-        chunk.images.append(orjson.dumps({"id": image_id, **image}))
-        for item in items:
-            chunk.annotations.append(orjson.dumps({"image_id": image_id, **item})[1:])
-            chunk.category_ids.append(item["category_id"])
+    with quiet_pillow():
+        for image_id, name, annotation in entries:
+            records = convert_image(folder, name, annotation, form, chunk.problems)
+            if records is None:
+                continue
+            image, items = records
+            chunk.images.append(orjson.dumps({"id": image_id, **image}))
+            for item in items:
+                chunk.annotations.append(orjson.dumps({"image_id": image_id, **item})[1:])
+                chunk.category_ids.append(item["category_id"])
     return chunk
 
 
@@ -188,6 +190,15 @@ def _result_file(path: Path, dry_run: bool) -> Iterator[Any]:
         yield file
 
 
+def _check_replaceable(path: Path, start: bytes) -> None:
+    """Raises ValueError for a file that doesn't begin as those of the converter do."""
+    if os.path.lexists(path) and not begins_with(path, start):
+        raise ValueError(
+            f"{path} is not a file that this command wrote, so it is left alone; move it away, or "
+            "choose another folder with --output_dir"
+        )
+
+
 def convert_split(
     folder: Path,
     output: Path,
@@ -208,26 +219,37 @@ def convert_split(
         limit: convert the first images by id only.
         workers: processes; the files are the same for any number.
         dry_run: do all but write.
+
+    Raises:
+        ValueError: if the split can't be listed, or would replace files that this didn't write.
+        OSError: if the results can't be written.
     """
     found: list[Problem] = []
-    entries = list_entries(folder, found)[:limit]
+    try:
+        entries = list_entries(folder, found)[:limit]
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from None
     summary = Summary(folder.name)
     info = {"description": f"{folder.name} split of a data set in DeepFashion2's layout"}
     head = {"info": info, "licenses": [], "categories": categories(form)}
+    paths = output / f"{folder.name}_coco.json", output / f"{folder.name}.problems.csv"
+    if not dry_run:
+        for path, start in zip(paths, (orjson.dumps({"info": info})[:-1], HEAD), strict=True):
+            _check_replaceable(path, start)
     with (
-        _result_file(output / f"{folder.name}_coco.json", dry_run) as file,
-        _result_file(output / f"{folder.name}.problems.csv", dry_run) as table,
+        _result_file(paths[0], dry_run) as file,
+        _result_file(paths[1], dry_run) as table,
         # Annotations come with their images but stand behind all of them.
         tempfile.TemporaryFile(dir=None if dry_run else output) as annotations,
         tqdm(total=len(entries), desc=folder.name, unit=" images", disable=None) as bar,
     ):
-        table.write(csv_lines([("file", "item", "problem", "action")]))
-        table.write(_problem_rows(found))
+        table.write(HEAD)
+        table.write(as_csv(found))
         summary.problems.update(p.kind for p in found)
         file.write(orjson.dumps(head)[:-1] + b',\n"images":[')
         for chunk in chunks(folder, entries, form, workers):
             _write(chunk, file, annotations, summary, dry_run)
-            table.write(_problem_rows(chunk.problems))
+            table.write(as_csv(chunk.problems))
             bar.update(chunk.size)
         file.write(b'],\n"annotations":[')
         annotations.seek(0)
@@ -249,7 +271,3 @@ def _write(chunk: Chunk, images: Any, annotations: Any, summary: Summary, dry_ru
     for number, record in enumerate(chunk.annotations, first):
         separator = b",\n" if number > 1 else b"\n"
         annotations.write(separator + b'{"id":%d,' % number + record)
-
-
-def _problem_rows(problems: list[Problem]) -> bytes:
-    return csv_lines([(p.file, p.item, f"{p.kind}: {p.detail}", p.action) for p in problems])

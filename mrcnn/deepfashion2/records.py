@@ -8,15 +8,11 @@ EXIF rotation: that is what the loader trains on), x2 and y2 of boxes exclusive.
 The official form is that of `evaluation/deepfashion2_to_coco.py` in the data set's repository.
 """
 
-import json
-import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-import orjson
-from PIL import Image, UnidentifiedImageError
+import numpy as np
 
 from mrcnn.coco import masks
 from mrcnn.coco.reader import ATTRIBUTES as NAMED_ATTRIBUTES
@@ -25,14 +21,18 @@ from mrcnn.core.classes import (
     DEEPFASHION2_CATEGORY_IDS,
     DEEPFASHION2_LANDMARK_OFFSETS,
 )
+from mrcnn.core.problems import Place, Problem, Unusable, shown
+from mrcnn.deepfashion2.entries import ITEM, Record, image_size, read_annotation
 
 SOURCES = ("user", "shop")
 # Lowest and highest value of the item attributes that evaluation subsets are made from.
 ATTRIBUTES = {name: (1, len(words)) for name, words in NAMED_ATTRIBUTES.items()}
 ATTRIBUTES["style"] = (0, 2**31 - 1)
 NUM_LANDMARKS = DEEPFASHION2_LANDMARK_OFFSETS[-1]
-_ITEM = re.compile("item([0-9]{1,9})")
-Record = dict[str, Any]  # an object of JSON
+# No real garment comes near; pycocotools' time and memory go by them.
+MOST_POLYGONS = 10_000
+MOST_SIDES, LONGEST = 500, 2**21  # longer sides, and pixels, along one polygon
+LARGEST = 10**9  # of a box; products of what is larger don't fit 64 bits
 _KEPT = "kept as it is, for the official form"
 
 
@@ -47,37 +47,6 @@ class Form(NamedTuple):
     @property
     def has_keypoints(self) -> bool:
         return self.keypoints or self.official
-
-
-class Problem(NamedTuple):
-    """A finding."""
-
-    file: str
-    item: str
-    kind: str
-    detail: str
-    action: str  # what was done about it
-
-
-class Unusable(ValueError):
-    """An image, an item or a part of one that can't be converted."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind, self.detail = kind, detail
-
-
-class Place:
-    """Where in a split problems are found, so that a finding names its file and item."""
-
-    def __init__(self, problems: list[Problem], file: str) -> None:
-        self.problems, self.file, self.item = problems, file, ""
-
-    def note(self, kind: str, detail: str, action: str) -> None:
-        self.problems.append(Problem(self.file, self.item, kind, detail, action))
-
-    def note_error(self, error: Unusable, action: str) -> None:
-        self.note(error.kind, error.detail, action)
 
 
 def categories(form: Form) -> list[Record]:
@@ -109,7 +78,7 @@ def convert_image(
     """
     place = Place(problems, name)
     try:
-        width, height = image_size(folder / "image" / name)
+        width, height = image_size(folder / "image" / name, place)
         data = {} if annotation is None else read_annotation(folder / "annos" / annotation, place)
     except Unusable as error:
         place.note_error(error, "picture skipped")
@@ -118,7 +87,7 @@ def convert_image(
     if annotation is not None:
         image |= _image_fields(data, place)
     items = []
-    for key in sorted(filter(_ITEM.fullmatch, data), key=lambda key: int(key[len("item") :])):
+    for key in sorted(filter(ITEM.fullmatch, data), key=lambda key: int(key[len("item") :])):
         place.item = key
         try:
             items.append(convert_item(data[key], width, height, form, place))
@@ -135,69 +104,15 @@ def convert_image(
 def _image_fields(data: Record, place: Place) -> Record:
     """pair_id and source; notes keys that are neither these nor items."""
     for key in data:
-        if key not in ("source", "pair_id") and not _ITEM.fullmatch(key):
-            detail = f"{key!r} is neither an item nor pair_id or source"
+        if key not in ("source", "pair_id") and not ITEM.fullmatch(key):
+            detail = f"{shown(key)} is neither an item nor pair_id or source"
             place.note("unknown key", detail, "ignored")
     pair_id = checked_number(data, "pair_id", 0, 2**53, place)
     source = data.get("source")
     if source not in SOURCES:
-        place.note("bad attribute", f"source is {source!r}", "set to null")
+        place.note("bad attribute", f"source is {shown(source)}", "set to null")
         source = None
     return {"pair_id": pair_id, "source": source}
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in stored pixels; reads the file's header only."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise Unusable("missing picture", f"no {path.name} in image/") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise Unusable("unreadable picture", str(error)) from error
-
-
-def read_annotation(path: Path, place: Place) -> Record:
-    """The content of an annotation file; notes items under a key that was there before."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise Unusable("missing annotation", f"no {path.name} in annos/") from None
-    except OSError as error:
-        raise Unusable("unreadable annotation", str(error)) from error
-    try:
-        data = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        # The slower parser takes NaN and Infinity, so that one such number costs a polygon or
-        # a box and not the image.
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise Unusable("broken JSON", str(error)) from error
-    if not isinstance(data, dict):
-        raise Unusable("broken JSON", f"holds a {type(data).__name__}, not an object")
-    # Readers of JSON keep the last of equal keys and say nothing. Counting the quotes is quick;
-    # only a count that doesn't fit is looked into.
-    if text.count(b'"item') != sum(key.startswith("item") for key in data):
-        _note_duplicates(text, place)
-    return data
-
-
-def _note_duplicates(text: bytes, place: Place) -> None:
-    top: list[tuple[str, Any]] = []
-
-    def keep_pairs(pairs: list[tuple[str, Any]]) -> Record:
-        top[:] = pairs  # objects end from the inside out: the last call is the outermost
-        return dict(pairs)
-
-    data = json.loads(text, object_pairs_hook=keep_pairs)
-    for key, count in Counter(name for name, _ in top).items():
-        if count > 1:
-            same = all(value == data[key] for name, value in top if name == key)
-            place.item = key if _ITEM.fullmatch(key) else ""
-            detail = f"{key!r} occurs {count} times, " + ("all equal" if same else "not all equal")
-            place.note("duplicated key", detail, "the last one taken")
-    place.item = ""
 
 
 def convert_item(item: Any, width: int, height: int, form: Form, place: Place) -> Record:
@@ -232,11 +147,11 @@ def checked_category(item: Record, form: Form, place: Place) -> int:
     """The category id, 1..13, if `category_name` agrees with it."""
     category_id, name = item.get("category_id"), item.get("category_name")
     if type(category_id) is not int or not 1 <= category_id < len(DEEPFASHION2):
-        raise Unusable("unknown category", f"category_id is {category_id!r}, not 1 to 13")
+        raise Unusable("unknown category", f"category_id is {shown(category_id)}, not 1 to 13")
     known = DEEPFASHION2_CATEGORY_IDS.get(name) if isinstance(name, str) else None
     if known == category_id:
         return category_id
-    problem = Unusable("unknown category", f"category_name is {name!r}")
+    problem = Unusable("unknown category", f"category_name is {shown(name)}")
     if known is not None:
         detail = f"category_id is {category_id} but {name!r} has id {known}"
         problem = Unusable("category mismatch", detail)
@@ -251,7 +166,7 @@ def checked_number(record: Record, name: str, low: int, high: int, place: Place)
     value = record.get(name)
     if type(value) is int and low <= value <= high:
         return value
-    place.note("bad attribute", f"{name} is {value!r}", "set to null")
+    place.note("bad attribute", f"{name} is {shown(value)}", "set to null")
     return None
 
 
@@ -264,6 +179,8 @@ def usable_polygons(
     """
     if not isinstance(polygons, list):
         raise Unusable("bad segmentation", f"is a {type(polygons).__name__}, not a list")
+    if len(polygons) > MOST_POLYGONS:
+        raise Unusable("bad segmentation", f"has {len(polygons):,} polygons")
     kept, filled = [], []
     for position, polygon in enumerate(polygons, 1):
         try:
@@ -291,12 +208,27 @@ def polygon_mask(polygon: Any, width: int, height: int) -> masks.RLE:
     # Points a whole image away are not sloppy outlines, and rasterising takes time and memory
     # by their distance.
     xs, ys = polygon[0::2], polygon[1::2]
-    if min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height:
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    if left < -width or right > 2 * width or top < -height or bottom > 2 * height:
         raise Unusable("bad polygon", "has points far outside the image")
-    mask = masks.fill([polygon], (height, width))
+    longest = min(MOST_SIDES * max(width, height), LONGEST)
+    bound = len(xs) * (max(right - left, bottom - top) + 1)
+    if bound > longest and outline_length(polygon) > longest:
+        raise Unusable("bad polygon", f"has an outline of more than {longest:,} pixels")
+    try:
+        mask = masks.fill([polygon], (height, width))
+    except ValueError as error:
+        raise Unusable("bad polygon", str(error)) from None
     if not masks.area(mask):
         raise Unusable("empty polygon", "covers no pixel of the image")
     return mask
+
+
+def outline_length(polygon: list[float]) -> float:
+    """Pixels as pycocotools counts them, some for each point too."""
+    points = np.array(polygon, float).reshape(-1, 2)
+    steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
+    return float(steps.sum() + 0.2 * len(steps))
 
 
 def usable_box(
@@ -304,9 +236,11 @@ def usable_box(
 ) -> list[float]:
     """The box [x, y, w, h] clipped to the image; that of the polygons if `box` is no use."""
     if not isinstance(box, list) or len(box) != 4:
-        problem = Unusable("bad box", f"{box!r} is no list of 4 numbers")
+        problem = Unusable("bad box", f"{shown(box)} is no list of 4 numbers")
     elif not all_finite(box):
-        problem = Unusable("non-finite number", f"the box is {box}")
+        problem = Unusable("non-finite number", f"the box is {shown(box)}")
+    elif max(map(abs, box)) > LARGEST:
+        problem = Unusable("bad box", f"{box} reaches too far")
     else:
         clipped = clip_box(box, width, height)
         if clipped == box:

@@ -7,14 +7,8 @@ so that what makes an image hard for both drops out of their difference.
 I images, K classes, A views, T IoU thresholds, R resamples.
 """
 
-import io
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
-from mrcnn.core.files import write_atomically
 from mrcnn.evaluation.average_precision import (
     IGNORED,
     RECALLS,
@@ -24,12 +18,9 @@ from mrcnn.evaluation.average_precision import (
 )
 from mrcnn.evaluation.metrics import Interval, Key
 
-MATCHES_FILE = "matches.npz"
 # Elements of the largest array; more resamples are worked off in parts.
 CHUNK = 20_000_000
 LEVEL = 95  # per cent of the resamples that an interval holds
-_TRUTH = ("truth_image", "truth_classes", "truth_ignored")
-_ARRAYS = ("rows", "image", "classes", "scores", "rank", "codes", *_TRUTH)
 
 
 def draw_weights(images: int, resamples: int, seed: int) -> np.ndarray:
@@ -139,65 +130,3 @@ def _mean_of_classes(values: np.ndarray) -> np.ndarray:
     counts = known.sum(axis=0)
     totals = np.where(known, per_class, 0).sum(axis=0)
     return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
-
-
-def save_matches(path: Path, image_ids: np.ndarray, matches: dict[str, Matches]) -> None:
-    """Writes what a later comparison needs as .npz: ids of the images, matches by kind."""
-    arrays: dict[str, Any] = {"image_ids": image_ids}
-    for kind, found in matches.items():
-        arrays |= {f"{kind}.{name}": getattr(found, name) for name in _ARRAYS}
-        arrays[f"{kind}.views"] = np.array(found.views)
-        arrays[f"{kind}.names"] = np.array(found.names)
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
-    write_atomically(path, data.getvalue())
-
-
-def load_matches(path: Path) -> tuple[np.ndarray, dict[str, Matches]]:
-    """The image ids and the matches by kind that `save_matches` wrote.
-
-    Raises:
-        ValueError: if there is no such file, or it holds something else.
-    """
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is missing; it holds the matches of each image, which the intervals of the "
-            "differences need. Give the metrics.json in the folder where model.py evaluate wrote it"
-        )
-    try:
-        with np.load(path) as arrays:
-            image_ids = arrays["image_ids"]
-            kinds = dict.fromkeys(name.split(".")[0] for name in arrays.files if "." in name)
-            return image_ids, {kind: _matches(arrays, kind, len(image_ids)) for kind in kinds}
-    except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a matches.npz of model.py evaluate: {error}") from None
-
-
-def _matches(arrays: Mapping[str, np.ndarray], kind: str, images: int) -> Matches:
-    values = {name: arrays[f"{kind}.{name}"] for name in _ARRAYS}
-    views = [(str(group), str(value)) for group, value in arrays[f"{kind}.views"]]
-    names = [str(name) for name in arrays[f"{kind}.names"]]
-    return Matches(views=views, names=names, images=images, **values)
-
-
-def check_same_data(
-    image_ids: np.ndarray,
-    matches: dict[str, Matches],
-    other_ids: np.ndarray,
-    other: dict[str, Matches],
-) -> None:
-    """Raises ValueError unless both runs were scored on the same images and instances."""
-    if not np.array_equal(image_ids, other_ids):
-        common = len(np.intersect1d(image_ids, other_ids))
-        raise ValueError(
-            f"the runs were scored on different images: {len(image_ids)} here, {len(other_ids)} "
-            f"there, {common} in both; score both with the same --split and --limit"
-        )
-    for kind in matches.keys() & other.keys():
-        a, b = matches[kind], other[kind]
-        same = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in _TRUTH)
-        if not same or a.names != b.names or a.views != b.views:
-            raise ValueError(
-                "the runs were scored on different annotations of the same images; convert the "
-                "data once, and score both with these annotations"
-            )

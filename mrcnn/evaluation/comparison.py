@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mrcnn.core.text import writable
 from mrcnn.evaluation import bootstrap
 from mrcnn.evaluation.average_precision import Matches
+from mrcnn.evaluation.matches_file import MATCHES_FILE, load_matches
 from mrcnn.evaluation.metrics import (
     FILE,
     KIND_NAMES,
@@ -20,6 +22,7 @@ from mrcnn.evaluation.metrics import (
 )
 from mrcnn.evaluation.scoring import EvaluationResult
 
+_TRUTH = ("truth_image", "truth_classes", "truth_ignored")
 # With fewer, all images agree by chance more often than one time in twenty (2 / 2**5).
 MIN_IMAGES = 6
 
@@ -38,14 +41,20 @@ def read_earlier_run(path: str | Path) -> EarlierRun:
     """The run whose metrics.json is at `path`, or in the folder `path`.
 
     Raises:
-        ValueError: if it is no metrics.json, or matches.npz isn't beside it.
+        ValueError: if it is no metrics.json, or matches.npz of the same run isn't beside it.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"no metrics at {path}; give the metrics.json of another run")
     metrics = read_metrics(path)
-    return EarlierRun(path, metrics, *bootstrap.load_matches(path.parent / bootstrap.MATCHES_FILE))
+    image_ids, matches = load_matches(path.parent / MATCHES_FILE)
+    if [KIND_NAMES[kind] for kind in matches] != list(metrics.sections):
+        raise ValueError(
+            f"{path} and the {MATCHES_FILE} beside it are of different runs; give a folder as "
+            "model.py evaluate wrote it"
+        )
+    return EarlierRun(path, metrics, image_ids, matches)
 
 
 def compare(evaluation: EvaluationResult, earlier: EarlierRun) -> None:
@@ -55,9 +64,7 @@ def compare(evaluation: EvaluationResult, earlier: EarlierRun) -> None:
         ValueError: if it was scored on other images or annotations.
     """
     truth, metrics, run = evaluation.truth, evaluation.metrics, evaluation.metrics.run
-    bootstrap.check_same_data(
-        truth.image_ids, evaluation.matches, earlier.image_ids, earlier.matches
-    )
+    check_same_data(truth.image_ids, evaluation.matches, earlier.image_ids, earlier.matches)
     weights = bootstrap.draw_weights(len(truth.image_ids), run.resamples, run.seed)
     found = {}
     for kind in evaluation.matches.keys() & earlier.matches.keys():
@@ -73,7 +80,30 @@ def compare(evaluation: EvaluationResult, earlier: EarlierRun) -> None:
             intervals,
             _image_counts(evaluation.matches[kind]),
         )
-    metrics.compare = Comparison(path=str(earlier.path), run=earlier.metrics.run, **found)
+    metrics.compare = Comparison(path=writable(str(earlier.path)), run=earlier.metrics.run, **found)
+
+
+def check_same_data(
+    image_ids: np.ndarray,
+    matches: dict[str, Matches],
+    other_ids: np.ndarray,
+    other: dict[str, Matches],
+) -> None:
+    """Raises ValueError unless both runs were scored on the same images and instances."""
+    if not np.array_equal(image_ids, other_ids):
+        common = len(np.intersect1d(image_ids, other_ids))
+        raise ValueError(
+            f"the runs were scored on different images: {len(image_ids)} here, {len(other_ids)} "
+            f"there, {common} in both; score both with the same --split and --limit"
+        )
+    for kind in matches.keys() & other.keys():
+        a, b = matches[kind], other[kind]
+        same = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in _TRUTH)
+        if not same or a.names != b.names or a.views != b.views:
+            raise ValueError(
+                "the runs were scored on different annotations of the same images; convert the "
+                "data once, and score both with these annotations"
+            )
 
 
 def _image_counts(matches: Matches) -> dict[Key, int]:

@@ -170,26 +170,27 @@ def confused_pairs(counts: np.ndarray, names: list[str], most: int = 10) -> list
         names: K class names.
         most: so many of the most confused, and `WATCHED` always.
     """
-    totals = counts.sum(axis=1).tolist()
-    rows = []
-    for i, a in enumerate(names):
-        for j, b in enumerate(names[i + 1 :], i + 1):
-            both, count = totals[i] + totals[j], int(counts[i, j] + counts[j, i])
-            row = ConfusedPair(
-                a=a,
-                b=b,
-                count=count,
-                rate=count / both if both else None,
-                a_as_b=int(counts[i, j]),
-                b_as_a=int(counts[j, i]),
-                a_total=totals[i],
-                b_total=totals[j],
-                watched=(a, b) in WATCHED or (b, a) in WATCHED,
-            )
-            rows.append(row)
-    rows.sort(key=lambda row: -row.count)
-    confused = [row for row in rows[:most] if row.count]
-    return confused + [row for row in rows[len(confused) :] if row.watched]
+    totals, place = counts.sum(axis=1).tolist(), {name: k for k, name in enumerate(names)}
+    both = np.triu((counts + counts.T)[:-1, :-1], 1)
+    order = np.flatnonzero(both)
+    order = order[np.argsort(-both.flat[order], kind="stable")][:most]
+    chosen = [divmod(n, len(names)) for n in order.tolist()]
+    watched = [tuple(sorted((place[a], place[b]))) for a, b in WATCHED if {a, b} <= place.keys()]
+    chosen += sorted((p for p in watched if p not in chosen), key=lambda p: (-both[p], p))
+    return [
+        ConfusedPair(
+            a=names[i],
+            b=names[j],
+            count=int(both[i, j]),
+            rate=int(both[i, j]) / (totals[i] + totals[j]) if totals[i] + totals[j] else None,
+            a_as_b=int(counts[i, j]),
+            b_as_a=int(counts[j, i]),
+            a_total=totals[i],
+            b_total=totals[j],
+            watched=(i, j) in watched,
+        )
+        for i, j in chosen
+    ]
 
 
 def boundary_quality(truth: GroundTruth, detections: Detections, pairs: Pairs) -> Boundary | None:

@@ -6,13 +6,20 @@ without instances, is None. Scores and shares lie in 0..1.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from mrcnn.core.files import read_regular
+from mrcnn.core.text import writable
+
 FILE = "metrics.json"
+MOST_BYTES = 2**26  # of a file; a thousand classes take a tenth
 KIND_NAMES = {"bbox": "box", "segm": "mask"}
 
+# Checked when a file is read.
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Interval = tuple[float, float]
 # What a score is of: ("AP50",), ("per_class", "skirt"), ("subsets", "scale", "small").
 Key = tuple[str, ...]
@@ -22,9 +29,9 @@ class OperatingPoint(msgspec.Struct):
     """The score threshold of the best F1; None if no detection is right."""
 
     threshold: float | None
-    precision: float | None
-    recall: float
-    f1: float
+    precision: Share | None
+    recall: Share
+    f1: Share
 
 
 class CalibrationBin(msgspec.Struct):
@@ -48,37 +55,37 @@ class Calibration(msgspec.Struct):
 class AveragePrecision(msgspec.Struct):
     """AP of a class or a subset, with the 95 % interval of `AP`."""
 
-    AP: float | None
-    AP50: float | None
-    AP75: float | None
+    AP: Share | None
+    AP50: Share | None
+    AP75: Share | None
     interval: Interval | None
 
 
 class ClassEntry(AveragePrecision):
-    AR100: float | None
-    garments: int
+    AR100: Share | None
+    garments: Count
     best_f1: OperatingPoint | None
 
 
 class SubsetEntry(AveragePrecision):
-    garments: int
+    garments: Count
 
 
 class CocoNumbers(msgspec.Struct):
     """COCO's twelve numbers."""
 
-    AP: float | None
-    AP50: float | None
-    AP75: float | None
-    APs: float | None
-    APm: float | None
-    APl: float | None
-    AR1: float | None
-    AR10: float | None
-    AR100: float | None
-    ARs: float | None
-    ARm: float | None
-    ARl: float | None
+    AP: Share | None
+    AP50: Share | None
+    AP75: Share | None
+    APs: Share | None
+    APm: Share | None
+    APl: Share | None
+    AR1: Share | None
+    AR10: Share | None
+    AR100: Share | None
+    ARs: Share | None
+    ARm: Share | None
+    ARl: Share | None
 
 
 class Section(CocoNumbers):
@@ -148,7 +155,7 @@ class RatedImages(msgspec.Struct):
 
 
 class Source(msgspec.Struct):
-    """Where the ground truth and the detections come from."""
+    """Where the ground truth and the detections come from; text that UTF-8 can hold."""
 
     split: str | None = None
     annotations: str | None = None
@@ -156,18 +163,24 @@ class Source(msgspec.Struct):
     results: str | None = None
     notes: list[str] = []
 
+    def __post_init__(self) -> None:
+        for name in ("split", "annotations", "weights", "results"):
+            text = getattr(self, name)
+            setattr(self, name, text and writable(text))
+        self.notes = [writable(note) for note in self.notes]
+
 
 class Run(Source, kw_only=True):
     """What was scored, and how; `left_out` counts results of images that were not scored."""
 
-    images: int = msgspec.field(name="pictures")
-    garments: int
-    crowds: int
-    detections: int
-    left_out: int
-    images_without_detections: int = msgspec.field(name="pictures_without_detections")
-    resamples: int
-    seed: int
+    images: Count = msgspec.field(name="pictures")
+    garments: Count
+    crowds: Count
+    detections: Count
+    left_out: Count
+    images_without_detections: Count = msgspec.field(name="pictures_without_detections")
+    resamples: Count
+    seed: Count
     written: str | None = None
 
 
@@ -246,6 +259,15 @@ PUBLISHED = {
 }
 
 
+MOST_SHOWN = 100  # classes in a plot or a matrix
+
+
+def shown_classes(metrics: Metrics) -> list[int]:
+    """Positions of the classes that have room in a plot: of many those with the most garments."""
+    garments = [-entry.garments for entry in metrics.box.per_class.values()]
+    return sorted(sorted(range(len(garments)), key=garments.__getitem__)[:MOST_SHOWN])
+
+
 def encode(metrics: Metrics) -> bytes:
     """The text of metrics.json."""
     return msgspec.json.format(msgspec.json.encode(metrics), indent=2) + b"\n"
@@ -258,8 +280,8 @@ def read_metrics(path: Path) -> Metrics:
         ValueError: if it is not a file that `encode` wrote.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Metrics)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(read_regular(path, MOST_BYTES), type=Metrics)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a metrics.json of format 1 ({error}); write it again: model.py "
             "evaluate --results with the results.json beside it"

@@ -10,6 +10,8 @@ from mrcnn.coco.ground_truth import Detections, GroundTruth
 from mrcnn.core.classes import DEEPFASHION2
 from mrcnn.evaluation import bootstrap, diagnosis
 from mrcnn.evaluation.average_precision import (
+    RECALLS,
+    THRESHOLDS,
     Matches,
     PrecisionRecall,
     accumulate,
@@ -34,6 +36,7 @@ from mrcnn.evaluation.metrics import (
     SubsetEntry,
 )
 
+MOST_BYTES = 1_500_000_000
 MOST_RATED = 8  # images listed as worst, and as best
 
 
@@ -79,6 +82,18 @@ class EvaluationResult:
         return "segm" if "segm" in self.matches else "bbox"
 
 
+def require_room(truth: GroundTruth, options: EvaluationOptions) -> None:
+    """Raises ValueError if the tables of all classes would take more than `MOST_BYTES`."""
+    classes, views = len(truth.category_ids), 4 + 3 * len(truth.attributes)
+    cells = classes * views * len(THRESHOLDS) * (options.resamples + 2 * len(RECALLS))
+    size = 8 * cells + 40 * classes**2
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"{truth.name}: scores of {classes:,} classes with {options.resamples} resamples take "
+            f"{size / 1e9:.1f} GB; lower --resamples, or leave classes out"
+        )
+
+
 def evaluate(
     truth: GroundTruth,
     detections: Detections,
@@ -86,6 +101,7 @@ def evaluate(
     source: Source | None = None,
 ) -> EvaluationResult:
     """Scores detections by boxes and, where both sides have masks, by masks."""
+    require_room(truth, options)
     kinds = ["bbox", "segm"] if truth.has_masks and detections.rles is not None else ["bbox"]
     views = make_views(truth)
     matches, tables, sections = {}, {}, {}

@@ -14,18 +14,30 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from mrcnn.core.text import cut
+
 TEMPLATES = Path(__file__).parent / "templates"
+
+
+LONGEST = 80  # characters of a name
+
+
+def short(text: object, most: int = LONGEST) -> str:
+    """A name from a stranger as pages show it, a filter in templates; see `core.text.cut`."""
+    return cut(text, most)
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short"] = short
+    return environment
 
 
 def render(template: str, **values: Any) -> str:

@@ -10,6 +10,7 @@ from mrcnn.coco.ground_truth import Detections, GroundTruth
 from mrcnn.coco.masks import decode
 from mrcnn.core.classes import BACKGROUND
 from mrcnn.core.image import ImageError, read_image
+from mrcnn.core.text import cut
 from mrcnn.evaluation.metrics import ConfusedPair, RatedImage
 from mrcnn.evaluation.scoring import EvaluationResult
 from mrcnn.render.drawing import draw_instances
@@ -20,6 +21,8 @@ EXAMPLE_SIDE = 320
 MARGIN = 0.15  # around the garment of an example, as a share of its size
 EXAMPLES = 4  # of each confused pair
 EXAMPLE_PAIRS = 8
+
+LONGEST = 40  # characters of a class name
 
 Window = tuple[int, int, int, int]
 
@@ -58,7 +61,7 @@ class ReportImages:
         self.truth, self.detections = evaluation.truth, evaluation.detections
         self.pairs, self.has_masks = evaluation.pairs, evaluation.kind == "segm"
         self.folder, self.missing = folder, 0
-        self._names = (BACKGROUND, *self.truth.names)
+        self._names = (BACKGROUND, *(cut(name, LONGEST) for name in self.truth.names))
 
     def rated(self, rated: list[RatedImage]) -> list[ImagePair]:
         """The worst or best images as a whole."""
@@ -102,7 +105,7 @@ class ReportImages:
         annotated, found = self._draw_both(
             image, window, EXAMPLE_SIDE, np.array([g]), np.array([d])
         )
-        classes = truth.names[truth.classes[g]], truth.names[detections.classes[d]]
+        classes = self._names[1 + truth.classes[g]], self._names[1 + detections.classes[d]]
         text = f"{classes[0]} detected as {classes[1]} ({detections.scores[d]:.2f})"
         name = truth.images[i].file_name or str(truth.image_ids[i])
         return ImagePair(name, annotated, found, text)
@@ -156,8 +159,11 @@ class ReportImages:
         boxes = (corners - [y1, x1, y1, x1]) * scale
         masks = None
         if self.has_masks and source.rles is not None and len(rows):
-            whole = [decode(source.rles[r])[y1:y2, x1:x2] for r in rows.tolist()]
-            parts = [Image.fromarray(m).resize(size, 0) for m in whole]
+            # One after the other: a mask has as many bytes as its image has pixels.
+            parts = [
+                Image.fromarray(decode(source.rles[r])[y1:y2, x1:x2]).resize(size, 0)
+                for r in rows.tolist()
+            ]
             masks = np.stack([np.array(m, bool) for m in parts], axis=2)
         drawn = draw_instances(canvas, boxes, masks, source.classes[rows] + 1, self._names, scores)
         uri: str = image_uri(drawn, quality=80)
@@ -166,7 +172,7 @@ class ReportImages:
     def _summary(self, i: int) -> str:
         """'1 of 3 correct; skirt detected as trousers; missed: vest; false positives: trousers'."""
         truth, detections, pairs = self.truth, self.detections, self.pairs
-        names = truth.names
+        names = self._names[1:]
         here = np.flatnonzero(truth.image[pairs.instances] == i)
         annotated = truth.classes[pairs.instances[here]]
         detected = detections.classes[pairs.detections[here]]

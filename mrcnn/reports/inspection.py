@@ -20,14 +20,16 @@ from mrcnn.coco.reader import PROBLEMS, CocoTable
 from mrcnn.coco.selection import with_local_names
 from mrcnn.coco.statistics import WORDS, mask_of, read_completed, statistics
 from mrcnn.core.classes import BACKGROUND
-from mrcnn.core.files import replacing, write_atomically
+from mrcnn.core.files import prepare_folder, replacing, write_atomically
 from mrcnn.core.image import read_image
+from mrcnn.core.text import cut, printable
 from mrcnn.render.drawing import color_for, draw_instances
 from mrcnn.render.html import image_uri, render
 
 TILE = (320, 440)  # of the contact sheet: width and height in pixels that images must fit
 SHEET_COLUMNS = 6
 TERMINAL_CLASSES = 40
+LONGEST = 40  # characters of a class name
 MOST_BARS = 20
 MOST_FAILURES = 20
 
@@ -73,9 +75,12 @@ def inspect_coco(
         limit, and sheet: seed, pictures (file names), failed (file, reason), classes_not_shown.
 
     Raises:
-        ValueError: if the file is not a COCO instances file.
+        ValueError: if the file is not a COCO instances file, or files of somebody else would be
+            replaced in the folder.
     """
     table = with_local_names(read_completed(annotation_path, limit))
+    names = ("index.html", "statistics.json", "contact_sheet.png")
+    prepare_folder(Path(output_folder), names, "statistics.json", b'{\n "pictures": ')
     found = statistics(table)
     folder = next((f for f in folders if _has_images(f, table)), None)
     sheet = Sheet() if folder is None else contact_sheet(table, folder, count, seed)
@@ -113,14 +118,13 @@ def _has_images(folder: Path, table: CocoTable) -> bool:
 def _write(
     output_folder: Path, table: CocoTable, found: dict[str, Any], sheet: Sheet, title: str
 ) -> None:
-    output_folder.mkdir(parents=True, exist_ok=True)
     page = render("inspect.html.j2", title=title, found=found, **_page_values(table, found, sheet))
     write_atomically(output_folder / "index.html", page.encode("utf-8"))
     text = msgspec.json.format(msgspec.json.encode(found), indent=1)
     write_atomically(output_folder / "statistics.json", text)
     path = output_folder / "contact_sheet.png"
     if sheet.tiles:
-        captions = [Path(table.images[i].file_name).name for i, _ in sheet.tiles]
+        captions = [cut(Path(table.images[i].file_name).name[-99:], 99) for i, _ in sheet.tiles]
         with replacing(path) as temporary:
             montage([tile for _, tile in sheet.tiles], captions).save(temporary, "PNG")
     else:
@@ -131,19 +135,21 @@ def summary(found: Mapping[str, Any]) -> str:
     """What `inspect_coco` found, as text for the terminal."""
     crowds = f", {found['crowds']:,} crowds" if found["crowds"] else ""
     lines = [
-        f"{found['annotation_file']}: {found['pictures']:,} images, "
+        f"{printable(found['annotation_file'])}: {found['pictures']:,} images, "
         f"{found['pictures_without_instances']:,} of them without instances; "
         f"{found['instances']:,} instances{crowds}",
         f"{'id':>6}  {'class':24}{'instances':>10}{'share':>8}{'images':>10}",
     ]
     lines += [
-        f"{c['id']:>6}  {c['name']:24}{c['instances']:>10,}{c['share']:>8.1%}{c['pictures']:>10,}"
+        f"{c['id']:>6}  {cut(c['name'], LONGEST):24}{c['instances']:>10,}{c['share']:>8.1%}{c['pictures']:>10,}"
         for c in found["classes"][:TERMINAL_CLASSES]
     ]
     if len(found["classes"]) > TERMINAL_CLASSES:
         lines.append(f"        and {len(found['classes']) - TERMINAL_CLASSES} more on the page")
     if most := found["imbalance"]:
-        lines.append(f"imbalance {most['ratio']:.0f}:1, {most['largest']} to {most['smallest']}")
+        lines.append(
+            f"imbalance {most['ratio']:.0f}:1, {cut(most['largest'], LONGEST)} to {cut(most['smallest'], LONGEST)}"
+        )
     for name, counts in found["attributes"].items():
         words = [f"{word} {counts[word]:,}" for word in _words_shown(name, counts)]
         lines.append(f"{name}: {', '.join(words) or 'n/a'}")
@@ -164,7 +170,7 @@ def _sheet_lines(found: Mapping[str, Any]) -> Iterator[str]:
     if sheet["failed"]:
         last = " (no more were tried)" if len(sheet["failed"]) == MOST_FAILURES else ""
         yield f"{len(sheet['failed'])} images could not be drawn{last}:"
-        yield from (f"  {entry['reason']}" for entry in sheet["failed"])
+        yield from (f"  {printable(entry['reason'])}" for entry in sheet["failed"])
     count = len(sheet["pictures"])
     drawn = f", contact_sheet.png ({count} images)" if count else ""
     yield f"written: {output_folder / 'index.html'}, statistics.json{drawn}"
@@ -306,7 +312,7 @@ def _draw(table: CocoTable, folder: Path, index: int, rows: np.ndarray) -> np.nd
         if table.masked[row]:
             mask = Image.fromarray(255 * decode(mask_of(table, row)))
             masks[..., i] = np.asarray(mask.resize(size, Image.Resampling.BOX)) > 127
-    names = [BACKGROUND, *(c.name for c in table.categories)]
+    names = [BACKGROUND, *(cut(c.name, LONGEST) for c in table.categories)]
     drawn: np.ndarray = draw_instances(small, boxes, masks, table.classes[rows] + 1, names)
     return drawn
 

@@ -1,13 +1,17 @@
 """The plots of an evaluation as PNG files in memory. matplotlib is loaded when one is drawn."""
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrcnn.core.text import cut
 from mrcnn.evaluation import diagnosis
 from mrcnn.evaluation.average_precision import RECALLS
-from mrcnn.evaluation.metrics import KIND_NAMES, subset_rows
+from mrcnn.evaluation.metrics import KIND_NAMES, shown_classes, subset_rows
 from mrcnn.evaluation.scoring import EvaluationResult
 from mrcnn.render.drawing import PALETTE
 
@@ -18,19 +22,37 @@ if TYPE_CHECKING:
 DPI = 120
 PLOTS = ("pr_curves", "f1", "calibration", "confusion", "subsets")
 STYLES = ("-", "--", ":")
+LONGEST = 32  # characters of a class name
+FARTHEST = 1e9  # of a score on an axis; matplotlib can't label all that floats can be
 
 
 def draw_plots(evaluation: EvaluationResult) -> dict[str, bytes]:
     """PNG bytes by name, of `PLOTS`; subsets only where the annotations have attributes."""
-    plots = {
-        "pr_curves": _pr_curves(evaluation),
-        "f1": _f1(evaluation),
-        "calibration": _calibration(evaluation),
-        "confusion": _confusion(evaluation),
-    }
-    if evaluation.metrics.box.subsets:
-        plots["subsets"] = _subsets(evaluation)
+    with _plain_text():
+        plots = {
+            "pr_curves": _pr_curves(evaluation),
+            "f1": _f1(evaluation),
+            "calibration": _calibration(evaluation),
+            "confusion": _confusion(evaluation),
+        }
+        if evaluation.metrics.box.subsets:
+            plots["subsets"] = _subsets(evaluation)
     return plots
+
+
+@contextmanager
+def _plain_text() -> Iterator[None]:
+    """Within, no text is a formula, and no word is lost on letters that the font lacks, or on
+    scores as large as floats can be."""
+    import matplotlib as mpl
+
+    with (
+        mpl.rc_context({"text.parse_math": False, "text.usetex": False}),
+        warnings.catch_warnings(),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def _axes(width: float, height: float) -> "tuple[Figure, Axes]":
@@ -51,16 +73,19 @@ def _png(figure: "Figure") -> bytes:
 
 def _pr_curves(evaluation: EvaluationResult) -> bytes:
     """Precision over recall at IoU 0.5, one line for each class that has instances."""
-    figure, axes = _axes(8, 4.8)
+    classes = shown_classes(evaluation.metrics)
+    figure, axes = _axes(8, max(4.8, 0.16 * len(classes) + 0.8))
     kind = evaluation.kind
     table = evaluation.tables[kind]
-    for k, name in enumerate(evaluation.truth.names):
+    for k in classes:
+        name = evaluation.truth.names[k]
         curve = table.precision[0, :, k, 0]
         if np.isnan(curve[0]):
             continue
         color = np.array(PALETTE[1 + k % (len(PALETTE) - 1)]) / 255
         style = STYLES[k % len(STYLES)]
-        label = f"{name} ({curve.mean():.2f})"
+        # The blank: a name that begins with _ would be left out of the legend.
+        label = f" {cut(name, LONGEST)} ({curve.mean():.2f})"
         axes.plot(RECALLS, curve, style, color=color, linewidth=1.8, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title(f"{KIND_NAMES[kind]} at IoU 0.5 (AP50 in brackets)", fontsize=10)
@@ -73,17 +98,17 @@ def _pr_curves(evaluation: EvaluationResult) -> bytes:
 def _f1(evaluation: EvaluationResult) -> bytes:
     """F1 of all classes together over the score threshold."""
     figure, axes = _axes(5.8, 4.6)
-    scores = evaluation.detections.scores
+    scores = np.clip(evaluation.detections.scores, -FARTHEST, FARTHEST)
     low, high = (min(scores.min(), 0), max(scores.max(), 1)) if len(scores) else (0, 1)
     thresholds = np.linspace(low, high, 201)
     for kind, found in evaluation.matches.items():
         name = KIND_NAMES[kind]
         (line,) = axes.plot(thresholds, diagnosis.f1_curve(found, thresholds), label=name)
         best = evaluation.metrics.sections[name].operating_point
-        if best and best.threshold is not None:
+        if best and best.threshold is not None and abs(best.threshold) <= FARTHEST:
             axes.plot(best.threshold, best.f1, "o", color=line.get_color())
             axes.annotate(
-                f"{best.f1:.2f} at {best.threshold:.2f}",
+                f"{best.f1:.2f} at {best.threshold:{'.2f' if abs(best.threshold) < 1e5 else '.2g'}}",
                 (best.threshold, best.f1),
                 textcoords="offset points",
                 xytext=(6, 6 if kind == "bbox" else -12),
@@ -119,10 +144,13 @@ def _calibration(evaluation: EvaluationResult) -> bytes:
 def _confusion(evaluation: EvaluationResult) -> bytes:
     """Shares of each true class by predicted class, with the counts written in."""
     confusion = evaluation.metrics.confusion
-    counts, names = np.array(confusion.counts), confusion.classes
-    side = max(4.0, 0.5 * len(names) + 2)
+    shown = [*shown_classes(evaluation.metrics), len(confusion.classes) - 1]
+    counts = np.array(confusion.counts)
+    totals, counts = counts.sum(axis=1)[shown, np.newaxis], counts[np.ix_(shown, shown)]
+    names = [cut(confusion.classes[k], LONGEST) for k in shown]
+    side = max(4.0, 0.5 * len(names) + 2, 2.5 + 0.11 * max(map(len, names)))
     figure, axes = _axes(side, side)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = counts / np.maximum(totals, 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts), strict=True):
         color = "white" if shares[row, column] > 0.5 else "black"

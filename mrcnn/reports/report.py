@@ -5,10 +5,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mrcnn.core.files import write_atomically
-from mrcnn.core.text import csv_lines
-from mrcnn.evaluation.bootstrap import MATCHES_FILE, save_matches
-from mrcnn.evaluation.metrics import FILE, KIND_NAMES, Metrics, encode, scores, subset_rows
+from mrcnn.core.files import prepare_folder, write_atomically
+from mrcnn.core.text import csv_lines, cut, printable
+from mrcnn.evaluation.matches_file import MATCHES_FILE, save_matches
+from mrcnn.evaluation.metrics import (
+    FILE,
+    KIND_NAMES,
+    Metrics,
+    encode,
+    scores,
+    shown_classes,
+    subset_rows,
+)
 from mrcnn.evaluation.scoring import EvaluationResult
 from mrcnn.render.html import png_uri, render
 from mrcnn.reports.images import ReportImages
@@ -16,11 +24,28 @@ from mrcnn.reports.plots import PLOTS, draw_plots
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 PAGE = "report.html"
+LONGEST = 40  # characters of a class name in the terminal
+# How the metrics.json of a report begins.
+_START = b'{\n  "format": 1,\n  "run": {'
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """'0.317', or 'n/a' for None."""
-    return "n/a" if value is None else f"{value:.{digits}f}"
+    """'0.317', or 'n/a' for None; a score of another tool may be of any size."""
+    if value is None:
+        return "n/a"
+    return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.{digits}g}"
+
+
+def prepare_report(folder: Path, results: str | Path | None = None) -> None:
+    """Makes the folder of a report; errors as of `core.files.prepare_folder`.
+
+    Args:
+        results: as of `write_report`.
+    """
+    names = [PAGE, FILE, MATCHES_FILE, "metrics.csv", *(f"{plot}.png" for plot in PLOTS)]
+    if results is None or Path(results).resolve() != (folder / "results.json").resolve():
+        names.append("results.json")
+    prepare_folder(folder, names, FILE, _START)
 
 
 def write_report(
@@ -32,7 +57,8 @@ def write_report(
     """Writes metrics.json, metrics.csv, matches.npz, the plots, report.html and results.json.
 
     Args:
-        folder: made if need be. Files of an earlier report there are replaced.
+        folder: made if need be. Files of its names are replaced; `prepare_report` makes sure that
+            they are of an earlier report.
         results: path of the results file, to keep as results.json; None keeps none.
         images: folder of the images; None draws on grey.
 
@@ -80,6 +106,7 @@ def render_page(evaluation: EvaluationResult, plots: dict[str, bytes], folder: P
         worst=worst,
         best=best,
         missing=images.missing,
+        columns=[*shown_classes(metrics), len(metrics.confusion.classes) - 1],
     )
     return page
 
@@ -124,7 +151,7 @@ def _classes(metrics: Metrics) -> Iterator[str]:
         best = (mask or box).best_f1
         f1, threshold = (best.f1, best.threshold) if best else (None, None)
         yield (
-            f"{name:24}{box.garments:>9}{number(box.AP):>9}{number(mask.AP if mask else None):>9}"
+            f"{cut(name, LONGEST):24}{box.garments:>9}{number(box.AP):>9}{number(mask.AP if mask else None):>9}"
             f"{number(f1):>9}{number(threshold):>10}"
         )
 
@@ -151,7 +178,8 @@ def _confusion(metrics: Metrics) -> Iterator[str]:
     )
     for row in found.pairs:
         rate = "n/a" if row.rate is None else f"{100 * row.rate:.1f} %"
-        swapped = f"{row.a} as {row.b}: {row.a_as_b}, reversed: {row.b_as_a}"
+        a, b = cut(row.a, LONGEST), cut(row.b, LONGEST)
+        swapped = f"{a} as {b}: {row.a_as_b}, reversed: {row.b_as_a}"
         yield f"  {row.count:>5}  {rate:>6}  {swapped}"
     missed, false_positives = sum(row[-1] for row in found.counts), sum(found.counts[-1])
     yield f"  missed: {missed}, false positives: {false_positives}"
@@ -176,13 +204,13 @@ def _compared(metrics: Metrics) -> Iterator[str]:
     """The differences of the main numbers, and the others that are clear."""
     if metrics.compare is None:
         return
-    yield f"Compared with {metrics.compare.path} (* where the 95 % interval leaves out 0):"
+    yield f"Compared with {printable(metrics.compare.path)} (* where the 95 % interval leaves out 0):"
     for kind, rows in metrics.compare.sections.items():
         for key, row in rows.items():
             if row.difference is None or not (key in NUMBERS or row.clear):
                 continue
             low_high = f"  [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]" if row.interval else ""
             yield (
-                f"  {kind:5}{key:34}{number(row.other)} -> {number(row.this)}  "
+                f"  {kind:5}{cut(key, LONGEST + 10):34}{number(row.other)} -> {number(row.this)}  "
                 f"{row.difference:+.3f}{low_high}{' *' if row.clear else ''}"
             )

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,76 +26,27 @@ from mrcnn.core.classes import DEEPFASHION2, DEEPFASHION2_CATEGORY_IDS
 from mrcnn.core.text import from_cell
 from mrcnn.data.dataset import CocoDataset
 from mrcnn.deepfashion2 import converter
-from mrcnn.deepfashion2.converter import DEFAULT_FORM, convert_split
+from mrcnn.deepfashion2.converter import convert_split
 from mrcnn.deepfashion2.records import Form
 from tests.helpers import ROOT
+from tests.helpers.deepfashion2_files import (
+    HEIGHT,
+    SQUARE,
+    WIDTH,
+    Found,
+    an_item,
+    convert,
+    convert_one,
+    write_image,
+)
 
 SHARED = ROOT.parent / "shared" / "data" / "street_fashion_mini"
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-WIDTH, HEIGHT = 60, 40
-SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]  # 20 x 20 at (10, 5)
-
 # How many each category has (the data set's README).
 LANDMARKS = {1: 25, 2: 33, 3: 31, 4: 39, 5: 15, 6: 15, 7: 10, 8: 14, 9: 8, 10: 29, 11: 37}
 LANDMARKS |= {12: 19, 13: 19}
-
-
-def an_item(**changes):
-    item = {
-        "category_name": "trousers",
-        "category_id": 8,
-        "style": 1,
-        "bounding_box": [10, 5, 30, 25],
-        "landmarks": [0] * 42,
-        "segmentation": [SQUARE],
-        "scale": 2,
-        "occlusion": 1,
-        "zoom_in": 3,
-        "viewpoint": 2,
-    }
-    return {**item, **changes}
-
-
-def write_image(folder, stem, items, size=(WIDTH, HEIGHT), **top):
-    """An image and its annotation file; `items` is a list or the whole content."""
-    for name in ("image", "annos"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (90, 120, 150)).save(folder / "image" / f"{stem}.jpg")
-    data = items
-    if isinstance(items, list):
-        data = {"source": "user", "pair_id": 7, **top}
-        data.update({f"item{i}": item for i, item in enumerate(items, 1)})
-    (folder / "annos" / f"{stem}.json").write_text(json.dumps(data))
-
-
-class Found:
-    """The rows of a problems file, and their counts by kind."""
-
-    def __init__(self, path):
-        with open(path, encoding="utf-8", newline="") as file:
-            self.rows = [tuple(row) for row in csv.reader(file)][1:]
-        self.kinds = Counter(row[2].split(":")[0] for row in self.rows)
-
-
-def convert(folder, **options):
-    """(COCO content, Found) of a split, by way of its files."""
-    with tempfile.TemporaryDirectory() as name:
-        summary = convert_split(folder, Path(name), **options)
-        coco = orjson.loads((Path(name) / f"{folder.name}_coco.json").read_bytes())
-        found = Found(Path(name) / f"{folder.name}.problems.csv")
-    assert summary.problems == found.kinds
-    assert summary.images == len(coco["images"])
-    assert summary.items == Counter(a["category_id"] for a in coco["annotations"])
-    return coco, found
-
-
-def convert_one(folder, *items, form=DEFAULT_FORM, **top):
-    """(images, annotations, problems) of a split with one image."""
-    write_image(folder, "000001", list(items), **top)
-    coco, problems = convert(folder, form=form)
-    return coco["images"], coco["annotations"], problems
 
 
 def test_expected_values(tmp_path):
@@ -194,7 +144,15 @@ def test_rotated_image_is_trained_on_as_stored(tmp_path):
     pixels[5:25, 10:30] = 255  # what SQUARE covers
     Image.fromarray(pixels).save(tmp_path / "train" / "image" / "000001.jpg", exif=exif, quality=95)
     summary = convert_split(tmp_path / "train", tmp_path)
-    assert not summary.problems
+    assert dict(summary.problems) == {"turned picture": 1}
+    assert Found(tmp_path / "train.problems.csv").rows == [
+        (
+            "000001.jpg",
+            "",
+            "turned picture: its EXIF orientation is 6, so viewers show it turned",
+            "width, height and pixels used as stored",
+        )
+    ]
     dataset = CocoDataset()
     dataset.load_coco(tmp_path / "train_coco.json", tmp_path / "train" / "image")
     dataset.prepare()
@@ -375,7 +333,7 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 
 def test_split_without_usable_items_is_an_error(tmp_path, capsys):
     write_image(tmp_path / "train", "000001", [an_item(category_id=1)])
-    assert command.main(["--data", str(tmp_path)]) == 1
+    assert command.main(["--data", str(tmp_path)]) == 3
     assert "train has no usable item" in capsys.readouterr().err
 
 
@@ -419,7 +377,7 @@ def test_help_has_examples_and_defaults(capsys):
         command.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert text.count("python convert_to_coco.py --") == 2
-    for part in ("(default: train validation)", "(default: 200)", "exit status: 0; 1 if"):
+    for part in ("(default: train validation)", "(default: 200)", "exit status: 0; 3 if"):
         assert part in text
 
 
@@ -646,7 +604,7 @@ def test_strict_tells_by_its_exit_status(tmp_path):
     assert command.main(["--data", str(tmp_path), "--strict"]) == 0
     write_image(tmp_path / "train", "000002", [an_item(scale=0)])
     assert command.main(["--data", str(tmp_path)]) == 0
-    assert command.main(["--data", str(tmp_path), "--strict"]) == 1
+    assert command.main(["--data", str(tmp_path), "--strict"]) == 3
     assert len(orjson.loads((tmp_path / "train_coco.json").read_bytes())["images"]) == 2
 
 
@@ -677,13 +635,22 @@ def test_workers_write_the_same_bytes(tmp_path, monkeypatch, flags):
     assert len(Found(tmp_path / "2" / "train.problems.csv").rows) == 2 * 9
 
 
+OLDER = (
+    b'{"info":{"description":"train split of a data set in DeepFashion2\'s layout"}, "older": 1}'
+)
+
+
 class Busy(NamedTuple):
-    """A converter at work with two workers, one of which waits for the rest of a file."""
+    """A converter at work, whose two workers are held until `go_on`."""
 
     process: subprocess.Popen
     output: Path
     workers: list
-    pipe: int  # closing it ends the file
+
+    def go_on(self):
+        for pid in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -691,27 +658,30 @@ def busy(tmp_path):
     many_images(tmp_path / "data" / "train", 300)
     output = tmp_path / "out"
     output.mkdir()
-    (output / "train_coco.json").write_text("the older result")
-    path = tmp_path / "data" / "train" / "annos" / "5.json"
-    path.unlink()
-    os.mkfifo(path)
+    (output / "train_coco.json").write_bytes(OLDER)
     command = [sys.executable, ROOT / "convert_to_coco.py", "--data", tmp_path / "data"]
     command += ["--output_dir", output, "--workers", "2"]
     process = subprocess.Popen(
         list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline, pipe = time.monotonic() + 30, None
-    # Two workers and Python's resource tracker; the pipe opens once one of them reads it.
-    while pipe is None or len(workers := children(process.pid)) < 3:
+    found = Busy(process, output, [])
+    deadline = time.monotonic() + 30
+    # Held while they still import: that takes longer than their work.
+    while len(found.workers) < 2:
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-        with contextlib.suppress(OSError):
-            pipe = pipe or os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    yield Busy(process, output, workers, pipe)
-    with contextlib.suppress(OSError):
-        os.close(pipe)
+        time.sleep(0.005)
+        for pid in children(process.pid):
+            if pid not in found.workers and "spawn_main" in command_of(pid):
+                os.kill(pid, signal.SIGSTOP)
+                found.workers.append(pid)
+    yield found
+    found.go_on()
     process.kill()
     process.wait()
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def children(pid):
@@ -735,12 +705,12 @@ def test_interrupted_run_leaves_the_older_result(busy, number):
         os.killpg(busy.process.pid, number)  # as a terminal does
     else:
         busy.process.send_signal(number)
-    os.close(busy.pipe)
+    busy.go_on()
     _, stderr = busy.process.communicate(timeout=30)
     assert busy.process.returncode == 130
     assert "Interrupted" in stderr and "Traceback" not in stderr
     assert [p.name for p in busy.output.iterdir()] == ["train_coco.json"]
-    assert (busy.output / "train_coco.json").read_text() == "the older result"
+    assert (busy.output / "train_coco.json").read_bytes() == OLDER
     wait_until_gone(busy.workers)
 
 
@@ -748,14 +718,15 @@ def test_interrupted_run_leaves_the_older_result(busy, number):
 def test_kill_9_leaves_the_older_result_and_no_workers(busy):
     busy.process.kill()
     busy.process.wait()
-    assert (busy.output / "train_coco.json").read_text() == "the older result"
+    busy.go_on()
+    assert (busy.output / "train_coco.json").read_bytes() == OLDER
     wait_until_gone(busy.workers)
 
 
 @linux
 def test_killed_worker_ends_the_run_with_a_message(busy):
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in busy.workers}
-    os.kill(next(p for p, c in commands.items() if "spawn_main" in c), signal.SIGKILL)
+    os.kill(busy.workers[0], signal.SIGKILL)
+    busy.go_on()
     _, stderr = busy.process.communicate(timeout=30)
     assert busy.process.returncode == 2
     assert "--workers 1" in stderr and "Traceback" not in stderr

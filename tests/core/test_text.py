@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrcnn.core.text import csv_lines, from_cell, printable, writable
+from mrcnn.core.text import csv_lines, cut, from_cell, printable, writable
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,20 @@ def test_printable(text, shown):
 
 def test_what_is_printable_may_keep_its_lines():
     assert printable(ValueError("one\ntwo\r\x1b"), lines=True) == "one\ntwo\\r\\x1b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("", ""), ("abcde", "abcde"), ("abcdef", "abcd\u2026"), ("\x1b[31m", "\\x1b\u2026")],
+)
+def test_cut(text, shown):
+    assert cut(text, 5) == shown
+
+
+@given(st.text(st.characters()), st.integers(1, 9))
+def test_cut_text_is_printable_and_short(text, most):
+    shown = cut(text, most)
+    assert len(shown) <= most and printable(shown) == shown
 
 
 @given(st.text(st.characters()))

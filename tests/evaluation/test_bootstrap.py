@@ -81,32 +81,3 @@ def test_interval():
     assert bootstrap.interval(np.arange(101.0)) == pytest.approx([2.5, 97.5])
     assert bootstrap.interval(np.array([np.nan, 3.0])) == (3, 3)
     assert bootstrap.interval(np.array([np.nan])) is None
-
-
-def test_matches_survive_their_file(tmp_path):
-    content, results = random_data(2, count=10)
-    matches, found = accumulated(content, results, "segm")
-    path = tmp_path / "matches.npz"
-    bootstrap.save_matches(path, np.arange(10), {"segm": matches})
-    image_ids, back = bootstrap.load_matches(path)
-    assert image_ids.tolist() == list(range(10)) and list(back) == ["segm"]
-    again = average_precision.accumulate(back["segm"])
-    np.testing.assert_array_equal(again.precision, found.precision)
-    bootstrap.check_same_data(image_ids, {"segm": matches}, image_ids, back)
-
-
-def test_other_data_are_refused(tmp_path):
-    content, results = random_data(2, count=10)
-    matches, _ = accumulated(content, results, "segm")
-    ids = np.arange(10)
-    with pytest.raises(ValueError, match="10 here, 4 there, 4 in both"):
-        bootstrap.check_same_data(ids, {"segm": matches}, ids[:4], {"segm": matches})
-    other = content | {"annotations": content["annotations"][:-1]}
-    fewer, _ = accumulated(other, results, "segm")
-    with pytest.raises(ValueError, match="different annotations of the same images"):
-        bootstrap.check_same_data(ids, {"segm": matches}, ids, {"segm": fewer})
-    with pytest.raises(ValueError, match="where model.py evaluate wrote it"):
-        bootstrap.load_matches(tmp_path / "matches.npz")
-    (tmp_path / "matches.npz").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="not a matches.npz"):
-        bootstrap.load_matches(tmp_path / "matches.npz")
