@@ -347,49 +347,60 @@ class MaskRCNN:
     def mold_inputs(
         self, images: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Resizes, pads and normalises images [H, W, channels] uint8.
+        """Resizes, pads and normalises images [H, W, channels] uint8; see `detection.as_image`.
 
         Returns:
             molded images [B, h, w, channels] float32, image metas [B, M] float64 and windows
             [B, (y1, x1, y2, x2)] int, pixels of the molded images.
 
         Raises:
-            ValueError: if an image has another number of channels than the model's, or the
-                molded shapes differ (only with IMAGE_RESIZE_MODE "pad64" or "none").
+            ValueError: if an image has another number of channels than the model's or values
+                that aren't 0 to 255, or the molded shapes differ (only with IMAGE_RESIZE_MODE
+                "pad64" or "none").
         """
         return detection.mold(images, self.config)
 
     def detect(self, images: Sequence[np.ndarray], verbose: int = 0) -> list[dict[str, np.ndarray]]:
         """Finds objects in BATCH_SIZE images [H, W, channels] uint8, of any sizes.
 
-        verbose=1 prints the shapes of the network's inputs.
+        Other numbers from 0 to 255 are taken too, see `detection.as_image`. verbose=1 prints the
+        shapes of the network's inputs.
 
         Returns:
             for each image: rois [N, (y1, x1, y2, x2)] int32 pixels of the image,
-            class_ids [N] int32, scores [N] float32, masks [H, W, N] bool.
+            class_ids [N] int32, scores [N] float32, masks [H, W, N] bool; as in the original, a
+            mask is empty where the network is nowhere sure.
+
+        Raises:
+            ValueError: as `mold_inputs`, or for another number of images.
         """
         self._need("inference", "detect")
         self._check_batch(len(images))
+        molded, metas, windows = self.mold_inputs(images)
         if verbose:
             log(f"Processing {len(images)} images")
             for image in images:
                 log("image", image)
-        molded, metas, windows = self.mold_inputs(images)
-        if verbose:
             log("molded_images", molded)
             log("image_metas", metas)
         detections, masks = self._run(molded, metas)
         return [
-            detection.unmold(detections[i], masks[i], image.shape, molded[i].shape, windows[i])
+            detection.unmold(detections[i], masks[i], np.shape(image), molded[i].shape, windows[i])
             for i, image in enumerate(images)
         ]
 
     def detect_molded(
         self, molded_images: np.ndarray, image_metas: np.ndarray, verbose: int = 0
     ) -> list[dict[str, np.ndarray]]:
-        """`detect` on images that are molded already; boxes and masks are in their pixels."""
+        """`detect` on images that are molded already; boxes and masks are in their pixels.
+
+        Raises:
+            ValueError: for another number of images, or values that are not finite.
+        """
         self._need("inference", "detect_molded")
         self._check_batch(len(molded_images))
+        if not np.isfinite(molded_images).all():
+            raise ValueError("the molded images hold values that are not finite; give finite ones")
         if verbose:
             log(f"Processing {len(molded_images)} images")
             log("molded_images", molded_images)
