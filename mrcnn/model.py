@@ -323,10 +323,15 @@ class MaskRCNN:
         Raises:
             FileNotFoundError: if there is no run, or none with a checkpoint.
             CheckpointError: if no checkpoint of it is whole.
+            RunInUse: if another training works in it.
         """
         self._need("training", "resume")
         folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
-        checkpoint = checkpoints.Checkpoints(folder, self.run_name).restore()
+        listed = checkpoints.Checkpoints(folder, self.run_name, schema=loop.Saved)
+        if not listed.is_empty and self.cluster.is_chief:
+            with run_folders.held(folder):
+                pass  # `train` holds it; here it shows early whether it can
+        checkpoint = listed.restore()
         if checkpoint is None:
             raise FileNotFoundError(
                 f"{folder} is not a run folder, as it has no {checkpoints.LIST}; give one that a "

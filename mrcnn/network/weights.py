@@ -18,7 +18,8 @@ import h5py
 import keras
 import numpy as np
 
-from mrcnn.core.files import PathLike, replacing
+from mrcnn.core import hdf5
+from mrcnn.core.files import PathLike
 
 # Layers whose shapes depend on the number of classes.
 CLASS_LAYERS = ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask")
@@ -79,7 +80,7 @@ def save(
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
     groups = weighted_layers(model)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with hdf5.writing(path) as file:
         names = [layer.name for layer in model.layers]
         file.attrs["layer_names"] = np.array([n.encode() for n in names])
         file.attrs["backend"] = np.bytes_(b"tensorflow")
