@@ -327,11 +327,7 @@ class MaskRCNN:
         """
         self._need("training", "resume")
         folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
-        listed = checkpoints.Checkpoints(folder, self.run_name, schema=loop.Saved)
-        if not listed.is_empty and self.cluster.is_chief:
-            with run_folders.held(folder):
-                pass  # `train` holds it; here it shows early whether it can
-        checkpoint = listed.restore()
+        checkpoint = loop.newest_checkpoint(folder, self.run_name, self.cluster.is_chief)
         if checkpoint is None:
             raise FileNotFoundError(
                 f"{folder} is not a run folder, as it has no {checkpoints.LIST}; give one that a "
@@ -359,25 +355,20 @@ class MaskRCNN:
             [B, (y1, x1, y2, x2)] int, pixels of the molded images.
 
         Raises:
-            ValueError: if an image has another number of channels than the model's or values
-                that aren't 0 to 255, or the molded shapes differ (only with IMAGE_RESIZE_MODE
-                "pad64" or "none").
+            ValueError: if an image has another number of channels than the model's, or the
+                molded shapes differ (only with IMAGE_RESIZE_MODE "pad64" or "none").
         """
         return detection.mold(images, self.config)
 
     def detect(self, images: Sequence[np.ndarray], verbose: int = 0) -> list[dict[str, np.ndarray]]:
         """Finds objects in BATCH_SIZE images [H, W, channels] uint8, of any sizes.
 
-        Other numbers from 0 to 255 are taken too, see `detection.as_image`. verbose=1 prints the
-        shapes of the network's inputs.
+        Other numbers from 0 to 255 are taken, all else is refused with a ValueError, see
+        `detection.as_image`. verbose=1 prints the shapes of the network's inputs.
 
         Returns:
             for each image: rois [N, (y1, x1, y2, x2)] int32 pixels of the image,
-            class_ids [N] int32, scores [N] float32, masks [H, W, N] bool; as in the original, a
-            mask is empty where the network is nowhere sure.
-
-        Raises:
-            ValueError: as `mold_inputs`, or for another number of images.
+            class_ids [N] int32, scores [N] float32, masks [H, W, N] bool, some maybe empty.
         """
         self._need("inference", "detect")
         self._check_batch(len(images))
@@ -397,15 +388,10 @@ class MaskRCNN:
     def detect_molded(
         self, molded_images: np.ndarray, image_metas: np.ndarray, verbose: int = 0
     ) -> list[dict[str, np.ndarray]]:
-        """`detect` on images that are molded already; boxes and masks are in their pixels.
-
-        Raises:
-            ValueError: for another number of images, or values that are not finite.
-        """
+        """`detect` on images that are molded already; boxes and masks are in their pixels."""
         self._need("inference", "detect_molded")
         self._check_batch(len(molded_images))
-        if not np.isfinite(molded_images).all():
-            raise ValueError("the molded images hold values that are not finite; give finite ones")
+        detection.check_molded(molded_images)
         if verbose:
             log(f"Processing {len(molded_images)} images")
             log("molded_images", molded_images)

@@ -147,6 +147,12 @@ def mold(images: Sequence[Any], config: Config) -> tuple[np.ndarray, np.ndarray,
     return np.stack(molded), np.stack(metas), np.stack(windows)
 
 
+def check_molded(images: np.ndarray) -> None:
+    """Refuses molded images with values that aren't finite, in which nothing would be found."""
+    if not np.isfinite(images).all():
+        raise ValueError("the molded images hold values that are not finite; give finite ones")
+
+
 def unmold_boxes(
     detections: np.ndarray,
     original_shape: Sequence[int],

@@ -90,6 +90,19 @@ class Saved(msgspec.Struct):
             msgspec.convert(self.schedule, PlateauState)
 
 
+def newest_checkpoint(folder: Path, name: str, is_chief: bool) -> Checkpoint | None:
+    """The newest whole checkpoint of a run to go on with, see `Checkpoints.restore`.
+
+    Raises:
+        RunInUse: if another training works in the folder.
+    """
+    checkpoints = Checkpoints(folder, name, schema=Saved)
+    if is_chief and not checkpoints.is_empty:
+        with run_folders.held(folder):
+            pass  # `train` holds it; here it shows early whether that can be
+    return checkpoints.restore()
+
+
 class TrainedModel(Protocol):
     """What the loop needs of `MaskRCNN`, which lives above it."""
 
