@@ -132,6 +132,10 @@ class Config:
     # each class whose score reaches DETECTION_MIN_CONFIDENCE, as in Detectron; below 0.5, AP
     # counts second guesses too.
     DETECTION_PER_CLASS: bool = False
+    # Boxes without area (moved out of the image) are dropped before NMS, in training too. True:
+    # as NMS on CPUs in TensorFlow 1.15 did, one such proposal is repeated until the output is full,
+    # and one such detection ends its class. Only to compare with numbers recorded there.
+    NMS_REPEAT_EMPTY_BOXES: bool = False
     # Let the sleeve head of the weights file (scripts/train_sleeves.py) overrule the class of a
     # garment among its siblings, such as short and long sleeves.
     SLEEVE_REFINE: bool = False

@@ -335,10 +335,11 @@ class MaskRCNN:
         Raises:
             FileNotFoundError: if there is no run, or none with a checkpoint.
             CheckpointError: if no checkpoint of it is whole.
+            RunInUse: if another training works in it.
         """
         self._need("training", "resume")
         folder = Path(folder or run_folders.find_last_run(self.model_dir, self.run_name))
-        checkpoint = checkpoints.Checkpoints(folder, self.run_name).restore()
+        checkpoint = loop.newest_checkpoint(folder, self.run_name, self.cluster.is_chief)
         if checkpoint is None:
             raise FileNotFoundError(
                 f"{folder} is not a run folder, as it has no {checkpoints.LIST}; give one that a "
@@ -359,7 +360,7 @@ class MaskRCNN:
     def mold_inputs(
         self, images: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Resizes, pads and normalises images [H, W, channels] uint8.
+        """Resizes, pads and normalises images [H, W, channels] uint8; see `detection.as_image`.
 
         Returns:
             molded images [B, h, w, channels] float32, image metas [B, M] float64 and windows
@@ -374,25 +375,25 @@ class MaskRCNN:
     def detect(self, images: Sequence[np.ndarray], verbose: int = 0) -> list[dict[str, np.ndarray]]:
         """Finds objects in BATCH_SIZE images [H, W, channels] uint8, of any sizes.
 
-        verbose=1 prints the shapes of the network's inputs.
+        Other numbers from 0 to 255 are taken, all else is refused with a ValueError, see
+        `detection.as_image`. verbose=1 prints the shapes of the network's inputs.
 
         Returns:
             for each image: rois [N, (y1, x1, y2, x2)] int32 pixels of the image,
-            class_ids [N] int32, scores [N] float32, masks [H, W, N] bool.
+            class_ids [N] int32, scores [N] float32, masks [H, W, N] bool, some maybe empty.
         """
         self._need("inference", "detect")
         self._check_batch(len(images))
+        molded, metas, windows = self.mold_inputs(images)
         if verbose:
             log(f"Processing {len(images)} images")
             for image in images:
                 log("image", image)
-        molded, metas, windows = self.mold_inputs(images)
-        if verbose:
             log("molded_images", molded)
             log("image_metas", metas)
         detections, masks = self._run(molded, metas)
         return [
-            detection.unmold(detections[i], masks[i], image.shape, molded[i].shape, windows[i])
+            detection.unmold(detections[i], masks[i], np.shape(image), molded[i].shape, windows[i])
             for i, image in enumerate(images)
         ]
 
@@ -402,6 +403,7 @@ class MaskRCNN:
         """`detect` on images that are molded already; boxes and masks are in their pixels."""
         self._need("inference", "detect_molded")
         self._check_batch(len(molded_images))
+        detection.check_molded(molded_images)
         if verbose:
             log(f"Processing {len(molded_images)} images")
             log("molded_images", molded_images)

@@ -31,7 +31,7 @@ from mrcnn.model import MaskRCNN
 from mrcnn.network import detection, layers, pretrained, weights
 
 # Part of each fingerprint; raise it when the same settings give other results.
-VERSION = 1
+VERSION = 2
 # IoU from which on detections in an image and in its mirror image are the same garment.
 SAME_GARMENT = 0.5
 # Up to this input size images are detected four at a time, which is then faster.
@@ -199,7 +199,7 @@ class Predictor:
         """Detects in one image after the other.
 
         Args:
-            images: paths and arrays [H, W, 3] uint8 RGB.
+            images: paths and arrays [H, W, 3] uint8 RGB, see `prepare`.
 
         Raises:
             reading.ImageError: if a file can't be read.
@@ -224,16 +224,17 @@ class Predictor:
     def prepare(self, image: np.ndarray) -> Prepared:
         """Brings an image [H, W, 3] uint8 to the network's size.
 
+        Other numbers from 0 to 255 are taken too; in results floats are rounded.
+
         Raises:
-            ValueError: if it isn't [H, W, 3] uint8.
+            ValueError: if it isn't such an image, see `detection.as_image`.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(
-                f"got an image of {image.dtype} {image.shape}; give [height, width, 3] uint8 RGB"
-            )
-        images = [image, image[:, ::-1]] if self._tta else [image]
-        molded = [detection.mold([i], self.model.config) for i in images]
-        return Prepared(image, [(m[0], meta[0], window[0]) for m, meta, window in molded])
+        pixels = detection.as_image(image, self.model.config.IMAGE_CHANNEL_COUNT)
+        views = [pixels, pixels[:, ::-1]] if self._tta else [pixels]
+        molded = [detection.mold([view], self.model.config) for view in views]
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(pixels).astype(np.uint8)
+        return Prepared(pixels, [(m[0], meta[0], window[0]) for m, meta, window in molded])
 
     def detect(self, batch: list[Prepared]) -> list[list[Raw]]:
         """Runs the network on at most `batch_size` images: of each what `to_result` takes."""
@@ -255,7 +256,10 @@ class Predictor:
         return [(detections[i], masks[i]) for i in range(count)]
 
     def to_result(self, prepared: Prepared, raw: list[Raw]) -> Result:
-        """The result of an image, from its entry of what `detect` returned."""
+        """The result of an image, from its entry of what `detect` returned.
+
+        Detections whose mask has no pixel are left out.
+        """
         shape, found = prepared.image.shape, []
         for (molded, _, window), (rows, raw_masks) in zip(prepared.views, raw, strict=True):
             boxes, ids, scores, used = detection.unmold_boxes(rows, shape, molded.shape, window)
@@ -271,9 +275,11 @@ class Predictor:
         if self._classes is not None:
             keep &= np.isin(result.class_ids, list(self._classes))
         result = result.select(keep)
+        result = result.select(result.have_pixels)
         if self._agnostic:
             result = without_overlaps(result)
-        return replace(result.select(slice(self._most)), exclusive=self._exclusive)
+        result = replace(result.select(slice(self._most)), exclusive=self._exclusive)
+        return result.select(result.have_pixels) if self._exclusive else result
 
 
 def _digest(model: Any) -> bytes:

@@ -122,6 +122,28 @@ def test_detect_needs_the_batch_size(inference):
         inference.detect([image[..., 0]])
 
 
+def test_detect_takes_what_becomes_an_image_and_refuses_the_rest(inference, datasets):
+    image = datasets[1].load_image(0)
+    (plain,) = inference.detect([image])
+    assert len(plain["rois"])
+    for same in (image.tolist(), image.astype(np.int64), image.astype(np.float32)):
+        (found,) = inference.detect([same], verbose=1)
+        np.testing.assert_array_equal(found["rois"], plain["rois"])
+        assert found["masks"].shape == plain["masks"].shape
+    for other in (
+        image / 255,
+        image.astype(np.uint16) * 257,
+        image > 9,
+        np.full((9, 9, 3), np.nan),
+    ):
+        with pytest.raises(ValueError, match=r"got an image of .*; give"):
+            inference.detect([other])
+    molded, metas, _ = inference.mold_inputs([image])
+    molded[0, 5, 5] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        inference.detect_molded(molded, metas)
+
+
 def test_any_size_and_one_trace(inference):
     traces = inference.traces
     for shape in ((1, 1, 3), (40, 300, 3), (500, 20, 3), (128, 128, 3)):

@@ -60,6 +60,40 @@ def test_paths_and_arrays(predictor, images, tmp_path):
         predictor([np.zeros((4, 4, 3))])
 
 
+def test_images_of_floats_are_those_of_detect(predictor, model, images):
+    floats = images[2].astype(np.float32) + np.float32(0.25)
+    result, expected = predictor([floats])[0], model.detect([floats])[0]
+    assert len(result) and result.image.dtype == np.uint8
+    np.testing.assert_array_equal(result.image, images[2])
+    np.testing.assert_array_equal(result.boxes, expected["rois"])
+    np.testing.assert_allclose(result.scores, expected["scores"], atol=1e-4)
+
+
+def test_garments_without_a_pixel_are_left_out(predictor, images):
+    from mrcnn.predictor import Predictor
+
+    def found(masks, **settings):
+        chosen = Predictor(predictor.model, batch_size=2, min_score=0.0, **settings)
+        prepared = chosen.prepare(np.full((128, 128, 3), 100, np.uint8))
+        rows = np.zeros((60, 6), np.float32)
+        scores = [0.9, 0.8, 0.7]
+        rows[:3, :4] = [[0, 0, 0.5, 1], [0, 0, 1, 0.5], [0, 0, 0.4, 0.4]]
+        rows[:3, 4], rows[:3, 5] = [8, 9, 8], scores
+        result = chosen.to_result(prepared, [(rows, np.array(masks, np.float32))])
+        assert (result.areas > 0).all()
+        return [scores.index(round(float(s), 1)) for s in result.scores]
+
+    full, none = np.ones((28, 28)), np.full((28, 28), 0.49)
+    for refine in (False, True):
+        assert found([full, full, full], refine=refine) == [0, 1, 2]
+        assert found([full, none, full], refine=refine) == [0, 2]
+        # What others hide has no pixel where each belongs to one garment.
+        assert found([full, none, full], refine=refine, exclusive_masks=True) == [0]
+        assert found([full, full, none], refine=refine, exclusive_masks=True) == [0, 1]
+    assert found([none, full, full], max_detections=1) == [1]
+    assert found([none] * 3) == []
+
+
 def most_shared(result):
     """The highest IoU of two masks of a result."""
     masks = result.masks.reshape(-1, len(result)).astype(float)

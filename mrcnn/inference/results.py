@@ -140,6 +140,14 @@ class Result:
         """Pixels of each mask: [N] int64."""
         return np.array([np.count_nonzero(self.crop(i)) for i in range(len(self))], np.int64)
 
+    @property
+    def have_pixels(self) -> np.ndarray:
+        """Whether each mask has a pixel: [N] bool."""
+        if self.raw_masks is None or not self.refined or self.exclusive:
+            return np.array([self.crop(i).any() for i in range(len(self))], bool)
+        # Fitting a mask takes long, and never all of its pixels.
+        return np.array([(self._values(i) >= 0.5).any() for i in range(len(self))], bool)
+
     def window(self, i: int) -> tuple[slice, slice]:
         """The slices that cut garment i's box out of the image."""
         y1, x1, y2, x2 = self.boxes[i].tolist()
@@ -156,13 +164,18 @@ class Result:
         """The mask as if there were no other garment."""
         if self.raw_masks is None or i in self._crops:
             return self._crops[i]
-        y1, x1, y2, x2 = self.boxes[i].tolist()
-        values = stretch_mask(self.raw_masks[i], y2 - y1, x2 - x1)
+        values = self._values(i)
         crop = refine_mask(self.image[self.window(i)], values) if self.refined else values >= 0.5
         sides = np.asarray(self.boxes[:, 2:] - self.boxes[:, :2], np.int64)
         if sides.prod(axis=1).sum() <= KEPT_PIXELS:
             self._crops[i] = crop
         return crop
+
+    def _values(self, i: int) -> np.ndarray:
+        """The raw mask of garment i at the size of its box: [y2 - y1, x2 - x1] float32."""
+        assert self.raw_masks is not None
+        y1, x1, y2, x2 = self.boxes[i].tolist()
+        return stretch_mask(self.raw_masks[i], y2 - y1, x2 - x1)
 
     def _best_owners(self) -> np.ndarray:
         """For each pixel the garment with the best score: [H, W] int16, -1 without one."""

@@ -5,6 +5,7 @@ detections kept at most, N detections of an image, S side of a mask (28).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -78,15 +79,52 @@ class DetectionGraph:
         return detections, own, self._describe(boxes, inputs[1], maps, own)
 
 
-def mold(images: Sequence[np.ndarray], config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def as_image(image: Any, channels: int) -> np.ndarray:
+    """An image as `mold` takes it; the one rule for what programs pass.
+
+    Numbers from 0 to 255 are taken, whatever their type: matterport's programs pass uint8, and
+    float32 as Keras loads images. Floats of 0 to 1 would all look black, and nothing be found.
+
+    Args:
+        image: [H, W, channels], an array or what NumPy makes one of.
+
+    Returns:
+        the same values, [H, W, channels]: the array itself if it is uint8, uint8 of other
+        integers, floats as they are.
+
+    Raises:
+        ValueError: if it has another shape, no pixels, another kind of values, or values that are
+            not finite, not 0 to 255 (half a grey level more is rounding), or floats of 0 to 1.
+    """
+    wanted = f"give [height, width, {channels}] uint8{' RGB' if channels == 3 else ''}"
+    try:
+        pixels = np.asarray(image)
+    except ValueError:  # lists of several lengths
+        raise ValueError(f"got an image whose rows differ in length; {wanted}") from None
+    if pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
+        raise ValueError(f"got an image of shape {pixels.shape}; {wanted}")
+    found = f"got an image of {pixels.dtype} {pixels.shape}"
+    if pixels.dtype.kind not in "iuf":
+        raise ValueError(f"{found}; {wanted}")
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = pixels.min(), pixels.max()
+    is_float = pixels.dtype.kind == "f"
+    if not (np.rint(low) >= 0 and np.rint(high) <= 255):  # nor if they are not numbers
+        raise ValueError(f"{found} with values from {low:g} to {high:g}; give values from 0 to 255")
+    if is_float and high <= 1:
+        raise ValueError(
+            f"{found} with values from {low:g} to {high:g}; give values from 0 to 255, such as "
+            "255 * image"
+        )
+    return pixels if is_float else pixels.astype(np.uint8)
+
+
+def mold(images: Sequence[Any], config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Resizes, pads and normalises images; see `MaskRCNN.mold_inputs`."""
     molded, metas, windows = [], [], []
-    for image in map(np.asarray, images):
-        if image.ndim != 3 or image.shape[2] != config.IMAGE_CHANNEL_COUNT:
-            raise ValueError(
-                f"got an image of shape {image.shape}; give "
-                f"(height, width, {config.IMAGE_CHANNEL_COUNT})"
-            )
+    for given in images:
+        image = as_image(given, config.IMAGE_CHANNEL_COUNT)
         resized, window, scale, _, _ = resize_image(
             image,
             min_dim=config.IMAGE_MIN_DIM,
@@ -107,6 +145,12 @@ def mold(images: Sequence[np.ndarray], config: Config) -> tuple[np.ndarray, np.n
             "IMAGE_RESIZE_MODE = 'square' or IMAGES_PER_GPU = 1"
         )
     return np.stack(molded), np.stack(metas), np.stack(windows)
+
+
+def check_molded(images: np.ndarray) -> None:
+    """Refuses molded images with values that aren't finite, in which nothing would be found."""
+    if not np.isfinite(images).all():
+        raise ValueError("the molded images hold values that are not finite; give finite ones")
 
 
 def unmold_boxes(

@@ -29,6 +29,7 @@ from mrcnn.network.tensor_ops import (
     apply_box_deltas_graph,
     box_areas,
     clip_boxes_graph,
+    has_area,
     map_batch,
     masked_mean,
     norm_boxes_graph,
@@ -142,13 +143,18 @@ class DetectionLayer(Layer):
 
     Inputs: rois [B, N, 4], probabilities [B, N, C], deltas [B, N, C, 4] (divided by
     BBOX_STD_DEV), image_meta [B, M].
-    Output: [B, D, (y1, x1, y2, x2, class id, score)] float32, best first, zero-padded.
+    Output: [B, D, (y1, x1, y2, x2, class id, score)] float32, best first, zero-padded. Boxes
+    without area, and those with a number that isn't finite, are left out.
 
     Args:
-        config: gives the values of all other arguments (DETECTION_... and BBOX_STD_DEV).
+        config: gives the values of all other arguments (DETECTION_..., BBOX_STD_DEV and
+            NMS_REPEAT_EMPTY_BOXES).
     """
 
-    fields = ("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev", "per_class")
+    fields = (
+        *("max_instances", "min_confidence", "nms_threshold", "bbox_std_dev", "per_class"),
+        "repeat_empty",
+    )
 
     def __init__(
         self,
@@ -158,19 +164,21 @@ class DetectionLayer(Layer):
         nms_threshold: float = 0.3,
         bbox_std_dev: Sequence[float] | np.ndarray = (0.1, 0.1, 0.2, 0.2),
         per_class: bool = False,
+        repeat_empty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if config is not None:
-            # getattr: configurations written for matterport's package lack it.
+            # getattr: configurations written for matterport's package lack them.
             per_class = getattr(config, "DETECTION_PER_CLASS", False)
+            repeat_empty = getattr(config, "NMS_REPEAT_EMPTY_BOXES", False)
             max_instances = config.DETECTION_MAX_INSTANCES
             min_confidence = config.DETECTION_MIN_CONFIDENCE
             nms_threshold, bbox_std_dev = config.DETECTION_NMS_THRESHOLD, config.BBOX_STD_DEV
         self.max_instances, self.min_confidence = int(max_instances), float(min_confidence or 0)
         self.nms_threshold = float(nms_threshold)
         self.bbox_std_dev = [float(v) for v in np.asarray(bbox_std_dev)]
-        self.per_class = bool(per_class)
+        self.per_class, self.repeat_empty = bool(per_class), bool(repeat_empty)
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         rois, probs, deltas, meta = inputs
@@ -187,9 +195,9 @@ class DetectionLayer(Layer):
         scores = tf.gather_nd(probs, tf.stack([rows, class_ids], axis=1))
         deltas = tf.gather_nd(deltas, tf.stack([rows, class_ids], axis=1)) * self.bbox_std_dev
         boxes = clip_boxes_graph(apply_box_deltas_graph(tf.gather(rois, rows), deltas), window)
-        wanted = (class_ids > 0) & (scores >= self.min_confidence)
-        if self.per_class:  # the original's quirk, see `_suppress`, is for the original's way
-            wanted &= box_areas(boxes) > 0
+        wanted = (class_ids > 0) & (scores >= self.min_confidence) & tf.math.is_finite(scores)
+        if not self.repeat_empty:
+            wanted &= has_area(boxes)
         kept = self._suppress(boxes, tf.where(wanted, scores, -1.0), class_ids)
         columns = [boxes, tf.cast(class_ids, tf.float32)[:, None], scores[:, None]]
         detections = tf.gather(tf.concat(columns, axis=1), kept)
@@ -209,9 +217,10 @@ class DetectionLayer(Layer):
         one pass over IoU masked by class equals one pass for each class."""
         iou = overlaps_graph(boxes, boxes)
         iou = tf.where(tf.math.is_finite(iou), iou, 0.0)
-        # In the original's NMS a box without area (cut off at the window's edge) isn't
-        # suppressed itself, but suppresses all that come after it (see rpn._repeat_empty).
-        iou = tf.where(box_areas(boxes)[None, :] <= 0, 1.0, iou)  # [candidate, kept before]
+        if self.repeat_empty:
+            # In the original's NMS a box without area (cut off at the window's edge) isn't
+            # suppressed itself, but suppresses all that come after it (see rpn._repeat_empty).
+            iou = tf.where(box_areas(boxes)[None, :] <= 0, 1.0, iou)  # [candidate, kept before]
         iou = tf.where(class_ids[:, None] == class_ids[None, :], iou, 0.0)
         return tf.image.non_max_suppression_overlaps(
             iou, scores, self.max_instances, self.nms_threshold, score_threshold=-0.5

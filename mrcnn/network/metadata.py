@@ -94,6 +94,7 @@ class StoredConfig(TypedDict, total=False):
     DETECTION_PER_CLASS: bool
     SLEEVE_REFINE: bool
     MASK_REFINE: bool
+    NMS_REPEAT_EMPTY_BOXES: bool
     LEARNING_RATE: Number
     LEARNING_MOMENTUM: Number
     WEIGHT_DECAY: Number

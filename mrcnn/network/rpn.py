@@ -20,6 +20,7 @@ from mrcnn.network.tensor_ops import (
     apply_box_deltas_graph,
     box_areas,
     clip_boxes_graph,
+    has_area,
     map_batch,
     masked_mean,
     non_zero_rows,
@@ -83,15 +84,17 @@ class ProposalLayer(Layer):
 
     Inputs: rpn_probs [B, A, (bg, fg)], rpn_bbox [B, A, (dy, dx, log(dh), log(dw))] (divided by
     RPN_BBOX_STD_DEV), anchors [B, A, (y1, x1, y2, x2)].
-    Output: [B, proposal_count, (y1, x1, y2, x2)], zero-padded, best first.
+    Output: [B, proposal_count, (y1, x1, y2, x2)], zero-padded, best first. Boxes without area,
+    and those with a score or number that isn't finite, are left out.
 
     Args:
         proposal_count: boxes kept after NMS.
         nms_threshold: IoU above which the lower-scoring box goes.
-        config: gives PRE_NMS_LIMIT and RPN_BBOX_STD_DEV in place of the last two arguments.
+        config: gives PRE_NMS_LIMIT, RPN_BBOX_STD_DEV and NMS_REPEAT_EMPTY_BOXES in place of the
+            other arguments.
     """
 
-    fields = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev")
+    fields = ("proposal_count", "nms_threshold", "pre_nms_limit", "bbox_std_dev", "repeat_empty")
 
     def __init__(
         self,
@@ -100,19 +103,24 @@ class ProposalLayer(Layer):
         config: Config | None = None,
         pre_nms_limit: int = 6000,
         bbox_std_dev: Sequence[float] | np.ndarray = (0.1, 0.1, 0.2, 0.2),
+        repeat_empty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if config is not None:
             pre_nms_limit, bbox_std_dev = config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV
+            # getattr: configurations written for matterport's package lack it.
+            repeat_empty = getattr(config, "NMS_REPEAT_EMPTY_BOXES", False)
         self.proposal_count = int(proposal_count)
         self.nms_threshold = float(nms_threshold)
         self.pre_nms_limit = int(pre_nms_limit)
         self.bbox_std_dev = [float(v) for v in np.asarray(bbox_std_dev)]
+        self.repeat_empty = bool(repeat_empty)
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         probs, deltas, anchors = inputs
         scores = probs[:, :, 1]
+        scores = tf.where(tf.math.is_finite(scores), scores, -1.0)
         limit = tf.minimum(self.pre_nms_limit, tf.shape(anchors)[1])
         scores, order = tf.math.top_k(scores, limit)
         # The anchors of one image may stand for the whole batch.
@@ -124,11 +132,18 @@ class ProposalLayer(Layer):
         return map_batch(self._suppress, [boxes, scores])
 
     def _suppress(self, boxes: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+        if not self.repeat_empty:
+            scores = tf.where(has_area(boxes), scores, -1.0)
         kept = tf.image.non_max_suppression(
-            boxes, scores, self.proposal_count, self.nms_threshold, name="rpn_non_max_suppression"
+            boxes,
+            scores,
+            self.proposal_count,
+            self.nms_threshold,
+            score_threshold=-0.5,
+            name="rpn_non_max_suppression",
         )
-        boxes = tf.ensure_shape(tf.gather(boxes, kept), [None, 4])
-        return _repeat_empty(pad_rows(boxes, self.proposal_count))
+        boxes = pad_rows(tf.ensure_shape(tf.gather(boxes, kept), [None, 4]), self.proposal_count)
+        return _repeat_empty(boxes) if self.repeat_empty else boxes
 
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         return (input_shape[0][0], self.proposal_count, 4)

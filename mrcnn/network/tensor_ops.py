@@ -95,6 +95,11 @@ def box_areas(boxes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
 
 
+def has_area(boxes: tf.Tensor) -> tf.Tensor:
+    """[..., N] bool: which boxes [..., N, 4] have an area; False where a number is NaN."""
+    return tf.reduce_all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+
+
 def trim_zeros_graph(boxes: tf.Tensor, name: str = "trim_zeros") -> tuple[tf.Tensor, tf.Tensor]:
     """Boxes [N, 4] without their zero-padded rows, and the mask of kept rows, [N] bool."""
     keep = non_zero_rows(boxes)

@@ -17,7 +17,8 @@ import h5py
 import keras
 import numpy as np
 
-from mrcnn.core.files import PathLike, replacing
+from mrcnn.core import hdf5
+from mrcnn.core.files import PathLike
 from mrcnn.network.metadata import FileInfo, inspect
 from mrcnn.network.weights_file import WeightsError, open_weights
 
@@ -94,7 +95,7 @@ def save(
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
     groups = weighted_layers(model)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with hdf5.writing(path) as file:
         names = [layer.name for layer in model.layers]
         file.attrs["layer_names"] = np.array([n.encode() for n in names])
         file.attrs["backend"] = np.bytes_(b"tensorflow")

@@ -1,6 +1,7 @@
 """The log of a run folder: run.json, log.jsonl, log.csv, curves.png and TensorBoard's files.
 
-Each is a plain file that explains the run without this program.
+Each is a plain file that explains the run without this program. Where they can't be written, as on
+a full disk, a warning says so and the training goes on.
 """
 
 import csv
@@ -10,11 +11,14 @@ import platform
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -40,15 +44,17 @@ class RunLog:
         if tensorboard:
             import tensorflow as tf
 
-            self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+            with _warned(self.folder, tf.errors.OpError):
+                self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
 
     def write(self, row: Row) -> None:
         """Adds an epoch."""
         self.rows.append(row)
         lines = b"".join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in self.rows)
-        write_atomically(self.folder / "log.jsonl", lines)
-        write_atomically(self.folder / "log.csv", _csv(self.rows))
-        write_atomically(self.folder / "curves.png", plot_curves(self.rows))
+        with _warned(self.folder):
+            write_atomically(self.folder / "log.jsonl", lines)
+            write_atomically(self.folder / "log.csv", _csv(self.rows))
+            write_atomically(self.folder / "curves.png", plot_curves(self.rows))
         numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "epoch"}
         self._summarize("scalar", numbers, row["epoch"])
 
@@ -61,26 +67,39 @@ class RunLog:
             return
         import tensorflow as tf
 
-        with self._writer.as_default(step=epoch):
-            for name, value in values.items():
-                getattr(tf.summary, kind)(name, value)
-        self._writer.flush()
+        with _warned(self.folder, tf.errors.OpError):
+            with self._writer.as_default(step=epoch):
+                for name, value in values.items():
+                    getattr(tf.summary, kind)(name, value)
+            self._writer.flush()
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """Rows of a folder's log.jsonl, [] without one; a line that was cut off ends them."""
+    """Rows of a folder's log.jsonl, [] without one; a line that is no row or cut off ends them."""
     path = Path(folder) / "log.jsonl"
-    rows = []
-    if path.exists():
+    rows: list[Row] = []
+    if path.is_file():
         for line in path.read_bytes().splitlines():
             try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:
+                row = msgspec.json.decode(line, type=dict[str, int | float | str | None])
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 break
-            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+            if not isinstance(row.get("epoch"), int):
                 break
             rows.append(row)
     return rows
+
+
+@contextmanager
+def _warned(folder: Path, errors: type[Exception] = OSError) -> Iterator[None]:
+    """Turns errors of writing into a warning."""
+    try:
+        yield
+    except errors as error:
+        text = str(error).splitlines()[0][:300]
+        warnings.warn(
+            f"the log in {folder} can't be written ({text}); the training goes on", stacklevel=4
+        )
 
 
 def _csv(rows: list[Row]) -> bytes:
@@ -108,6 +127,7 @@ def plot_curves(rows: list[Row]) -> bytes:
     _plot_losses(losses, rows)
     epochs = [row["epoch"] for row in rows] or [1]
     known = [row.get("learning_rate", 0) for row in rows] or [0]
+    known = [rate if _is_number(rate) else 0 for rate in known]
     rates.plot(epochs, known, color="black", marker=".", drawstyle="steps-mid")
     rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
@@ -119,13 +139,17 @@ def plot_curves(rows: list[Row]) -> bytes:
     return out.getvalue()
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
 def _plot_losses(axes: Any, rows: list[Row]) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     names = [n for n in columns if n == "loss" or n.endswith("_loss")]
     kinds = list(dict.fromkeys(n.removeprefix("val_") for n in names))
     for name in sorted(names, key=lambda n: kinds.index(n.removeprefix("val_"))):
         # A number that was not finite is null in the log's file.
-        known = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        known = [(row["epoch"], row[name]) for row in rows if _is_number(row.get(name))]
         if not known:
             continue
         kind = name.removeprefix("val_")
@@ -160,13 +184,13 @@ def write_run(folder: str | Path, **content: Any) -> None:
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
-    first = _first_entry(path)
-    if first is not None:
-        first.setdefault("resumed", []).append(entry)
-        entry = first
-    write_atomically(
-        path, orjson.dumps(entry, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
-    )
+    with _warned(path.parent):
+        first = _first_entry(path)
+        if first is not None:
+            first["resumed"] = [*first.get("resumed", []), entry]
+            entry = first
+        options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+        write_atomically(path, orjson.dumps(entry, option=options))
 
 
 def _first_entry(path: Path) -> dict[str, Any] | None:
@@ -177,7 +201,7 @@ def _first_entry(path: Path) -> dict[str, Any] | None:
         return None
     except orjson.JSONDecodeError:
         content = None
-    if isinstance(content, dict):
+    if isinstance(content, dict) and isinstance(content.get("resumed", []), list):
         return content
     aside = path.with_name("run.broken.json")
     os.replace(path, aside)

@@ -9,12 +9,13 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 import keras
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
@@ -23,11 +24,12 @@ from mrcnn.data.dataset import Dataset
 from mrcnn.data.loader import BatchLoader
 from mrcnn.data.preview import preview
 from mrcnn.network.backbone import stage_patterns
-from mrcnn.training import preflight
-from mrcnn.training.checkpoints import Checkpoint, Checkpoints
+from mrcnn.training import preflight, run_folders
+from mrcnn.training.checkpoints import Checkpoint, Checkpoints, Count
 from mrcnn.training.devices import Cluster
 from mrcnn.training.log import Row, RunLog, write_run
 from mrcnn.training.options import TrainingOptions
+from mrcnn.training.schedules import PlateauState
 from mrcnn.training.step import Batch, Trainer, make_optimizer, set_trainable
 from mrcnn.training.stopping import StopSignals, TrainingStopped, stop_signals, workers_may_fail
 
@@ -64,6 +66,41 @@ class Progress:
 
     def means(self) -> dict[str, float]:
         return {name: total / self.step for name, total in self.sums.items()}
+
+
+class Saved(msgspec.Struct):
+    """The info of a checkpoint: the fields of a `Progress`, and the rest of a loop's state."""
+
+    epoch: Count
+    step: Count
+    sums: dict[str, float]
+    seconds: float
+    waited: float
+    best: float | None
+    best_epoch: Count
+    since: Count
+    stage: str
+    total_steps: Count
+    schedule: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.step and "loss" not in self.sums:
+            raise ValueError("it lacks the sums of the losses of its steps")
+        if self.schedule and self.schedule.keys() & set(PlateauState.__struct_fields__):
+            msgspec.convert(self.schedule, PlateauState)
+
+
+def newest_checkpoint(folder: Path, name: str, is_chief: bool) -> Checkpoint | None:
+    """The newest whole checkpoint of a run to go on with, see `Checkpoints.restore`.
+
+    Raises:
+        RunInUse: if another training works in the folder.
+    """
+    checkpoints = Checkpoints(folder, name, schema=Saved)
+    if is_chief and not checkpoints.is_empty:
+        with run_folders.held(folder):
+            pass  # `train` holds it; here it shows early whether that can be
+    return checkpoints.restore()
 
 
 class TrainedModel(Protocol):
@@ -120,32 +157,30 @@ def train(
         save_weights=model.save_weights,
     )
     loop.begin(model)
-    if cluster.is_chief:
-        loop.checkpoints = Checkpoints(model.log_dir, model.run_name, options.keep)
-        loop.log = RunLog(model.log_dir, loop.progress.epoch, options.tensorboard)
-        counts = {"train": len(train_dataset.image_ids)}
-        if val_dataset is not None:
-            counts["validation"] = len(val_dataset.image_ids)
-        write_run(
-            model.log_dir,
-            config=config.to_dict(),
-            seed=options.seed,
-            stage=layers,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            devices=cluster.replicas,
-            pictures=counts,
-            **options.facts,
-        )
-    if loop.verbose:
-        print(
-            f"Training {len(names)} layers ({layers}) from epoch {loop.progress.epoch} to {epochs}"
-        )
-        print(f"Run folder: {model.log_dir}")
-    try:
-        return loop.run()
-    finally:
-        model.epoch, model.progress = loop.progress.epoch, loop.progress
+    with run_folders.held(model.log_dir) if cluster.is_chief else nullcontext():
+        if cluster.is_chief:
+            loop.checkpoints = Checkpoints(model.log_dir, model.run_name, options.keep)
+            loop.log = RunLog(model.log_dir, loop.progress.epoch, options.tensorboard)
+            sets = {"train": train_dataset, "validation": val_dataset}
+            write_run(
+                model.log_dir,
+                config=config.to_dict(),
+                seed=options.seed,
+                stage=layers,
+                learning_rate=learning_rate,
+                epochs=epochs,
+                devices=cluster.replicas,
+                pictures={name: len(s.image_ids) for name, s in sets.items() if s is not None},
+                **options.facts,
+            )
+        if loop.verbose:
+            epoch = loop.progress.epoch
+            print(f"Training {len(names)} layers ({layers}) from epoch {epoch} to {epochs}")
+            print(f"Run folder: {model.log_dir}")
+        try:
+            return loop.run()
+        finally:
+            model.epoch, model.progress = loop.progress.epoch, loop.progress
 
 
 def _make_trainer(model: TrainedModel, learning_rate: float, options: TrainingOptions) -> Trainer:
@@ -231,17 +266,18 @@ class Loop:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restores all of a checkpoint but its weights file, which the model has loaded."""
-        info = dict(checkpoint.info)
-        self.trainer.step = info.pop("total_steps")
-        stage, schedule = info.pop("stage"), info.pop("schedule", None)
+        saved = msgspec.convert(checkpoint.info, Saved)
+        self.trainer.step = saved.total_steps
         self.trainer.load_weights(checkpoint.arrays)
-        self.progress = Progress(**info)
-        if stage != self.stage:  # a new stage begins with a new optimizer, as the original's do
+        self.progress = Progress(**{f.name: getattr(saved, f.name) for f in fields(Progress)})
+        if (
+            saved.stage != self.stage
+        ):  # a new stage begins with a new optimizer, as the original's do
             self.progress.since = self.progress.epoch
             return
         self.trainer.load_state(checkpoint.arrays)
-        if self.options.schedule is not None and schedule:
-            self.options.schedule.restore(schedule)
+        if self.options.schedule is not None and saved.schedule:
+            self.options.schedule.restore(saved.schedule)
 
     def run(self) -> list[Row]:
         """Trains; returns the rows that were added to the log. Errors: see `MaskRCNN.train`."""

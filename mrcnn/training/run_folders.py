@@ -1,11 +1,17 @@
 """Run folders: <model_dir>/<name><YYYYMMDDTHHMM>/mask_rcnn_<name>_<epoch>.h5."""
 
+import os
 import re
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from mrcnn.core.files import PathLike
 
+LOCK = "run.lock"
 _REMEDY = "give the folder and the name of a run, or start a new one"
 
 
@@ -34,6 +40,46 @@ def make_run_folder(folder: PathLike) -> Path:
             time += timedelta(minutes=1)
         else:
             return folder
+
+
+class RunInUse(ValueError):
+    """Another training holds the run folder; the message says which."""
+
+
+@contextmanager
+def held(folder: PathLike) -> Iterator[None]:
+    """Holds a run folder, which exists: two trainings in it would mix their checkpoints.
+
+    The end of the process, however it comes, ends that too; the file `LOCK` stays.
+
+    Raises:
+        RunInUse: if another training holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(folder) / LOCK
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(path).acquire(blocking=False))
+            now = datetime.now().astimezone().isoformat(" ", "seconds")
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}")
+        except Timeout:
+            raise RunInUse(
+                f"another training works in {folder} ({_holder(path)}); wait for its end, or start "
+                "a new run"
+            ) from None
+        except OSError as error:
+            warnings.warn(
+                f"{folder} can't be locked ({error}); start no second training in it", stacklevel=3
+            )
+        yield
+
+
+def _holder(path: Path) -> str:
+    text = ""
+    with suppress(OSError, ValueError):
+        text = path.read_text()[:200]
+    return text if text.isprintable() and text else "process unknown"
 
 
 def checkpoint_path(folder: PathLike, name: str, epoch: int) -> Path:
@@ -78,7 +124,8 @@ def find_last(model_dir: PathLike, name: str) -> str:
     """
     pattern = re.compile(rf"mask_rcnn_{re.escape(name.lower())}_(\d{{4,}})\.h5")
     for folder in run_folders(model_dir, name):
-        found = [match for p in folder.glob("*.h5") if (match := pattern.fullmatch(p.name))]
+        files = [p.name for p in folder.glob("*.h5") if p.is_file()]
+        found = [match for name in files if (match := pattern.fullmatch(name))]
         if found:
             return str(folder / max(found, key=lambda match: int(match.group(1))).group())
     raise FileNotFoundError(

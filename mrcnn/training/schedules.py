@@ -4,7 +4,9 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 SCHEDULES = ("plateau", "constant", "step", "cosine")
 
@@ -38,7 +40,7 @@ class Schedule:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restores a `state`."""
+        """Restores a `state`; ValueError if it is of another kind of schedule."""
 
 
 class StepSchedule(Schedule):
@@ -72,6 +74,14 @@ class CosineSchedule(Schedule):
     def factor(self, step: int) -> float:
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+class PlateauState(msgspec.Struct):
+    """What a `PlateauSchedule` needs to go on: `state` as JSON."""
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    best: float | None  # JSON has no infinity
+    waited: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class PlateauSchedule(Schedule):
@@ -122,13 +132,13 @@ class PlateauSchedule(Schedule):
         return f"no lower validation loss for {self.patience} epochs: learning rate {rate:.3g}"
 
     def state(self) -> dict[str, Any]:
-        # JSON has no infinity.
         best = None if math.isinf(self.best) else self.best
         return {"share": self.share, "best": best, "waited": self.waited}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.share, self.waited = state["share"], state["waited"]
-        self.best = math.inf if state["best"] is None else state["best"]
+        saved = msgspec.convert(state, PlateauState)
+        self.share, self.waited = saved.share, saved.waited
+        self.best = math.inf if saved.best is None else saved.best
 
 
 def _check_fall(factor: float) -> None:

@@ -26,6 +26,38 @@ def test_a_coarse_mask_finds_the_edge():
     assert (refine_mask(image, values) == refine_mask(image, values)).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fit_that_loses_the_garment_is_dropped(seed):
+    """The network is sure of the frame only; inside, the image looks like the frame."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 255, (60, 60, 3)).astype(np.uint8)
+    values = np.full((60, 60), 0.1)
+    values[20:40, 20:40] = 0.6
+    image[20:40, 20:40] = image[0:20, 20:40]
+    plain = values >= 0.5
+    fitted = refine_mask(image, values)
+    assert (fitted & plain).sum() >= 0.4 * (fitted | plain).sum() > 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.39, 0.41, 2.4, 2.6])
+def test_which_fits_are_dropped(monkeypatch, share):
+    """A fit of fewer or more pixels than the plain mask's 100, by hand."""
+    import cv2
+
+    values = np.full((40, 20), 0.3)
+    values[:10, :10] = 0.7
+    flat = np.zeros(800, np.uint8)
+    flat[: round(100 * share)] = 1
+    order = np.argsort(values < 0.5, axis=None, kind="stable")  # the plain mask's pixels first
+
+    def cut(image, guess, *_):
+        guess.ravel()[order] = np.where(flat, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+
+    monkeypatch.setattr(cv2, "grabCut", cut)
+    area = refine_mask(np.zeros((40, 20, 3), np.uint8), values).sum()
+    assert area == (round(100 * share) if 0.4 <= share <= 2.5 else 100)
+
+
 @pytest.mark.parametrize("value", [0.1, 0.9])
 def test_nothing_to_learn_from_leaves_the_mask(value):
     image = np.zeros((30, 30, 3), np.uint8)

@@ -38,11 +38,29 @@ def test_a_result_by_hand():
     assert (mask_utils.decode(second["segmentation"]) == result.masks[..., 1]).all()
 
 
+def test_which_masks_have_pixels():
+    boxes, masks = [[0, 0, 10, 20], [0, 0, 40, 40], [2, 2, 6, 6]], np.ones((3, 28, 28))
+    masks[1], masks[1, 0, 0] = 0.49, 0.5
+    for refined in (False, True):
+        result = make(boxes, [1] * 3, [0.9, 0.8, 0.7], masks, refined=refined)
+        assert result.have_pixels.tolist() == [True, True, True] == (result.areas > 0).tolist()
+        result = make(boxes, [1] * 3, [0.9, 0.8, 0.7], masks, refined=refined, exclusive=True)
+        assert result.have_pixels.tolist() == [True, False, False] == (result.areas > 0).tolist()
+        result = make(boxes, [1] * 3, [0.9, 0.8, 0.7], masks * 0.9, refined=refined)
+        assert result.have_pixels.tolist() == [True, False, True] == (result.areas > 0).tolist()
+    planes = np.zeros((40, 60, 2), bool)
+    planes[3, 3, 1] = True
+    detected = {"rois": boxes[:2], "class_ids": [1, 2], "scores": [0.9, 0.8], "masks": planes}
+    result = Result.from_detect(detected, np.zeros((40, 60, 3), np.uint8), NAMES)
+    assert result.have_pixels.tolist() == [False, True]
+
+
 def test_no_garments():
     result = make(np.zeros((0, 4)), [], [], np.zeros((0, 28, 28)))
     assert len(result) == 0 and result.to_coco() == [] and result.names == []
     assert result.masks.shape == (40, 60, 0) and result.areas.tolist() == []
     assert len(without_overlaps(result)) == 0 and len(result.select([])) == 0
+    assert len(result.select(result.have_pixels)) == 0
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_mask_probability_is_a_sigmoid_in_float32():
 
 @pytest.mark.parametrize(("confidence", "count"), [(0.7, 100), (0, 100), (0.5, 10)])
 def test_golden_detections(golden, confidence, count):
-    layer = DetectionLayer(max_instances=count, min_confidence=confidence)
+    layer = DetectionLayer(max_instances=count, min_confidence=confidence, repeat_empty=True)
     expected = golden[f"detection.out_conf{confidence}_max{count}"]
     found = layer(detection_inputs(golden))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
@@ -209,8 +209,7 @@ def test_each_class_of_a_roi_may_be_a_detection():
     inputs = [np.array([boxes], np.float32), probs, np.zeros((1, 3, 3, 4), np.float32), meta]
     options = {"min_confidence": 0.35, "max_instances": 3}
     single = DetectionLayer(**options)(inputs)[0, :, 4:].numpy()
-    # The box without area, which in the original's way ends its class, is passed over.
-    np.testing.assert_allclose(single, [[1, 1], [0, 0], [0, 0]])
+    np.testing.assert_allclose(single, [[1, 0.5], [0, 0], [0, 0]])
     found = DetectionLayer(per_class=True, **options)(inputs)[0].numpy()
     np.testing.assert_allclose(found[:, 4:], [[1, 0.5], [2, 0.4], [0, 0]])
     np.testing.assert_allclose(found[:2, :4], [boxes[0], boxes[0]])
@@ -223,13 +222,37 @@ def test_no_detections_are_all_zero(boxes):
     assert below.shape == (100, 6) and not below.any()
 
 
-def test_a_box_without_area_ends_its_class():
+TWO_FLAT = [[0.5, 0.5, 0.9, 0.9], [0.2, 0.2, 0.2, 0.4], [0.1, 0, 0.1, 1], [0, 0, 0.1, 0.1]]
+
+
+def test_a_box_without_area_ends_its_class_where_the_switch_asks_for_it():
     # TensorFlow 1.15 puts a kept box back into its queue and relies on the box overlapping
     # itself to be rid of it. One without area is taken again until the output is full.
-    boxes = [[0.5, 0.5, 0.9, 0.9], [0.2, 0.2, 0.2, 0.4], [0.1, 0, 0.1, 1], [0, 0, 0.1, 0.1]]
-    found = detect(boxes + boxes[3:], [1, 1, 1, 1, 2], [0.95, 0.9, 0.8, 0.75, 0.7])
+    boxes, scores = TWO_FLAT + TWO_FLAT[3:], [0.95, 0.9, 0.8, 0.75, 0.7]
+    found = detect(boxes, [1, 1, 1, 1, 2], scores, repeat_empty=True)
     np.testing.assert_allclose(found[:4, 5], [0.95, 0.9, 0.7, 0])
     np.testing.assert_array_equal(found[:4, 4], [1, 1, 2, 0])
+
+
+def test_a_box_without_area_is_left_out():
+    found = detect(TWO_FLAT + TWO_FLAT[3:], [1, 1, 1, 1, 2], [0.95, 0.9, 0.8, 0.75, 0.7])
+    np.testing.assert_allclose(found[:4, 5], [0.95, 0.75, 0.7, 0])
+    np.testing.assert_array_equal(found[:4, 4], [1, 1, 2, 0])
+    np.testing.assert_allclose(found[:3, :4], [TWO_FLAT[0], TWO_FLAT[3], TWO_FLAT[3]])
+    assert not detect(TWO_FLAT[1:3], [1, 1], [0.9, 0.8]).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_detections_that_are_no_numbers_are_left_out(value, place):
+    boxes = np.array([[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.7], [0.6, 0.1, 0.9, 0.3]], np.float32)
+    probs = np.array([[0, 0.9], [0, 0.8], [0, 0.75]], np.float32)
+    inputs = [boxes, probs, np.zeros((3, 2, 4), np.float32)]
+    inputs[place][1] = value
+    meta = np.array([0, 9, 9, 3, 11, 11, 3, 0, 0, 11, 11, 1, 1, 1], np.float32)
+    found = DetectionLayer(max_instances=3)([tf.constant(x[None]) for x in (*inputs, meta)])[0]
+    np.testing.assert_allclose(found[:, 5], [0.9, 0.75, 0], rtol=1e-6)
+    np.testing.assert_allclose(found[:2, :4], boxes[[0, 2]], rtol=1e-6)
 
 
 def test_detections_keep_their_static_shape_in_graphs(golden):
@@ -245,7 +268,10 @@ def test_refine_detections_graph_reads_a_config(golden):
     config = Config()
     config.DETECTION_MAX_INSTANCES, config.DETECTION_MIN_CONFIDENCE = 7, 0.5
     config.DETECTION_NMS_THRESHOLD, config.BBOX_STD_DEV = 0.4, np.array([1, 2, 3, 4])
+    assert not DetectionLayer(config).repeat_empty
+    config.NMS_REPEAT_EMPTY_BOXES = True
     layer = DetectionLayer(config)
+    assert layer.repeat_empty
     assert (layer.max_instances, layer.min_confidence, layer.nms_threshold) == (7, 0.5, 0.4)
     assert layer.bbox_std_dev == [1.0, 2.0, 3.0, 4.0]
     rois, probs, deltas, _ = (x[0] for x in detection_inputs(golden))

@@ -79,7 +79,7 @@ def test_head_in_bfloat16_gives_float32():
     ("count", "threshold", "case"), [(100, 0.7, "out100"), (1000, 0.3, "out1000_nms0.3")]
 )
 def test_golden_proposals(golden, count, threshold, case):
-    layer = ProposalLayer(count, threshold, pre_nms_limit=1000)
+    layer = ProposalLayer(count, threshold, pre_nms_limit=1000, repeat_empty=True)
     boxes = layer(proposal_inputs(golden))
     assert boxes.dtype == tf.float32
     np.testing.assert_allclose(boxes, golden[f"proposal.{case}"], rtol=1e-6, atol=1e-6)
@@ -126,12 +126,43 @@ def test_proposals_come_from_the_best_anchors_only():
     np.testing.assert_allclose(out[0, :2, 0], [0.2, 0.4])
 
 
+ONE_OUTSIDE = [[0.1, 0.1, 0.3, 0.3], [0.5, 1.2, 0.7, 1.5], [0.6, 0.6, 0.9, 0.9]]
+
+
 def test_a_proposal_without_area_is_taken_again_and_again():
-    """As the original's NMS does; see `rpn._repeat_empty`."""
-    boxes = [[0.1, 0.1, 0.3, 0.3], [0.5, 1.2, 0.7, 1.5], [0.6, 0.6, 0.9, 0.9]]
-    out = ProposalLayer(3, 0.7)(inputs_for(boxes, [0.9, 0.8, 0.7]))[0]
+    """As the original's NMS does, where the switch asks for it; see `rpn._repeat_empty`."""
+    out = ProposalLayer(3, 0.7, repeat_empty=True)(inputs_for(ONE_OUTSIDE, [0.9, 0.8, 0.7]))[0]
     expected = [[0.1, 0.1, 0.3, 0.3], [0.5, 1, 0.7, 1], [0.5, 1, 0.7, 1]]
     np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scores", [[0.9, 0.8, 0.7], [0.7, 0.9, 0.8], [1.0, 1.0, 1.0]])
+def test_a_proposal_without_area_is_left_out(scores):
+    out = ProposalLayer(4, 0.7)(inputs_for(ONE_OUTSIDE, scores))[0].numpy()
+    rows = sorted([0, 2], key=lambda i: -scores[i])
+    np.testing.assert_allclose(out[:2], np.array(ONE_OUTSIDE)[rows], rtol=1e-6)
+    assert not out[2:].any()
+
+
+def test_proposals_without_area_only_are_none():
+    boxes = [
+        [-0.4, 0.2, -0.1, 0.4],
+        [0.5, 1.2, 0.7, 1.5],
+        [1.1, 1.1, 1.2, 1.2],
+        [0.3, 0.3, 0.3, 0.9],
+    ]
+    out = ProposalLayer(3, 0.7)(inputs_for(boxes, [0.9, 1.0, 0.8, 0.7]))
+    np.testing.assert_array_equal(out, np.zeros((1, 3, 4)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["scores", "deltas", "anchors"])
+def test_proposals_that_are_no_numbers_are_left_out(value, place):
+    boxes = [[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.7], [0.6, 0.1, 0.9, 0.3]]
+    probs, deltas, anchors = inputs_for(boxes, [0.9, 0.8, 0.7])
+    {"scores": probs, "deltas": deltas, "anchors": anchors}[place][0, 1] = value
+    out = ProposalLayer(3, 0.7)([probs, deltas, anchors])[0].numpy()
+    np.testing.assert_allclose(out, [boxes[0], boxes[2], [0] * 4], rtol=1e-6)
 
 
 def test_proposals_keep_their_static_shape_in_graphs(golden):
@@ -146,17 +177,23 @@ def test_proposals_keep_their_static_shape_in_graphs(golden):
 
 def test_proposals_take_their_values_from_a_config():
     config = Config()
+    assert not ProposalLayer(10, 0.5, config).repeat_empty
     config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV = 77, np.array([1, 2, 3, 4])
+    config.NMS_REPEAT_EMPTY_BOXES = True
     layer = ProposalLayer(10, 0.5, config)
     assert (layer.pre_nms_limit, layer.bbox_std_dev) == (77, [1.0, 2.0, 3.0, 4.0])
+    assert layer.repeat_empty
 
 
 def test_proposal_layer_config_round_trip():
-    layer = ProposalLayer(12, 0.4, pre_nms_limit=34, bbox_std_dev=(1, 2, 3, 4), name="ROI")
+    layer = ProposalLayer(
+        12, 0.4, pre_nms_limit=34, bbox_std_dev=(1, 2, 3, 4), repeat_empty=True, name="ROI"
+    )
     again = ProposalLayer.from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
     assert (again.proposal_count, again.nms_threshold, again.pre_nms_limit) == (12, 0.4, 34)
     assert (again.bbox_std_dev, again.name) == ([1.0, 2.0, 3.0, 4.0], "ROI")
+    assert again.repeat_empty
     shapes = [keras.KerasTensor((None, 9, n)) for n in (2, 4, 4)]
     assert again(shapes).shape == (None, 12, 4)
 

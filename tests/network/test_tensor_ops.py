@@ -192,6 +192,12 @@ def test_box_areas():
     np.testing.assert_array_equal(ops.box_areas(boxes), [[6.0, 0.0]])
 
 
+def test_has_area():
+    boxes = tf.constant([[0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, np.nan, 1]])
+    np.testing.assert_array_equal(ops.has_area(boxes), [True, False, False, False, False])
+    assert ops.has_area(tf.zeros((2, 0, 4))).shape == (2, 0)
+
+
 def test_norm_boxes_maps_the_first_and_last_pixel_to_0_and_1():
     boxes = np.array([[[0, 0, 5, 9]], [[1, 2, 3, 5]]])
     normalised = ops.norm_boxes_graph(boxes, (5, 9))

@@ -1,6 +1,7 @@
 """What a run folder tells: rows of epochs as JSON lines, CSV, curves, TensorBoard; and run.json."""
 
 import csv
+import errno
 import io
 import json
 import subprocess
@@ -57,6 +58,59 @@ def test_an_epoch_is_one_row_in_each_file(tmp_path):
     ]
     check_png((tmp_path / "curves.png").read_bytes())
     assert {p.name for p in tmp_path.iterdir()} == {"log.jsonl", "log.csv", "curves.png"}
+
+
+def test_a_full_disk_costs_the_log_and_not_the_training(tmp_path, monkeypatch):
+    from mrcnn.training import log as module
+
+    def full(path, content, sync=False):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    log = RunLog(tmp_path)
+    log.write(row(1))
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_atomically", full)
+        words = r"the log in .* can't be written \(.*No space left.*log.jsonl'\); the training goes"
+        with pytest.warns(UserWarning, match=words):
+            log.write(row(2))
+        with pytest.warns(UserWarning, match=r"No space left.*run.json"):
+            write_run(tmp_path, seed=1)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    log.write(row(3))  # once there is room, nothing is missing
+    assert epochs(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.tf
+def test_tensorboard_on_a_full_disk(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    log = RunLog(tmp_path, tensorboard=True)
+
+    def full():
+        raise tf.errors.ResourceExhaustedError(None, None, "events...; No space left on device")
+
+    monkeypatch.setattr(log._writer, "flush", full)
+    with pytest.warns(UserWarning, match="No space left on device.*the training goes on"):
+        log.write(row(1))
+    with pytest.warns(UserWarning, match="the training goes on"):
+        log.add_image("a", np.zeros((4, 4, 3), np.uint8), 1)
+    assert epochs(tmp_path) == [1]
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="the training goes on"):
+        RunLog(tmp_path / "file", tensorboard=True).write(row(1))
+
+
+def test_a_row_or_a_run_of_other_types_is_no_error(tmp_path):
+    log = RunLog(tmp_path)
+    log.write({**row(1), "loss": "high", "learning_rate": "low", "note": None})
+    log.write(row(2))
+    assert len(RunLog(tmp_path, done=9).rows) == 2
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2, "loss": [1]}\n{"epoch": 3}\n')
+    assert [r["epoch"] for r in RunLog(tmp_path, done=9).rows] == [1]
+    (tmp_path / "run.json").write_text('{"resumed": 5}')
+    with pytest.warns(UserWarning, match="it is run.broken.json now"):
+        write_run(tmp_path, seed=1)
 
 
 def test_rows_of_epochs_that_are_done_again_are_cut(tmp_path):

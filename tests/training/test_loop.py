@@ -444,6 +444,37 @@ def test_a_run_that_is_resumed_and_interrupted_equals_one_that_is_not(straight, 
     assert run_json["pictures"] == {"train": 6, "validation": 2}
 
 
+def test_a_wrong_newest_checkpoint_is_passed_over(straight, tmp_path):
+    from tests.helpers.hostile_runs import STATES, rewrite
+
+    folder = tmp_path / os.path.basename(straight[0].log_dir)
+    shutil.copytree(straight[0].log_dir, folder)
+    model = start(tmp_path)
+    for name in ("info: a list", "stage: missing", "array: the first is missing", "file: empty"):
+        shutil.copytree(straight[0].log_dir, folder, dirs_exist_ok=True)
+        rewrite(folder, STATES[name])
+        with pytest.warns(UserWarning, match=r"0003.state.h5 .*; the checkpoint before it is used"):
+            assert model.resume(folder).name.endswith("_0002.h5")
+        assert model.epoch == 2
+
+
+def test_a_run_folder_in_use_is_left_alone(straight, tmp_path):
+    from mrcnn.training.run_folders import RunInUse, held
+
+    folder = tmp_path / os.path.basename(straight[0].log_dir)
+    shutil.copytree(straight[0].log_dir, folder)
+    model = start(tmp_path)
+    with held(folder), pytest.raises(RunInUse, match=f"process {os.getpid()} on .*start a new run"):
+        model.resume(folder)
+    model.resume(folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    with held(folder), pytest.raises(RunInUse):
+        train(model, 4)
+    after = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    assert before | {"run.lock": after["run.lock"]} == after
+    train(model, 3)  # nothing more to do, and nobody else is there
+
+
 def test_averages_are_what_is_saved(straight):
     """The file holds the moving averages; the model keeps the weights themselves."""
     model, _ = straight
