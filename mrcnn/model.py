@@ -117,8 +117,7 @@ class MaskRCNN:
         keras_model: the Keras model; its layers have matterport's names.
         class_names: names by class id, background first; from the weights file or the data
             set, else by the class count (`classes.names_for`).
-        category_ids: the data set's ids by class id (0 for the background), from the same
-            sources, else the class ids.
+        category_ids: the data set's ids by class id, from there too, else the class ids.
         sleeve_head: of the weights file, if SLEEVE_REFINE asks for it, else None.
         epoch: epochs trained so far.
         log_dir, checkpoint_path: of the current run; `train` makes the folder, under a later
@@ -191,9 +190,8 @@ class MaskRCNN:
                 stacklevel=2,
             )
         if report.class_names:
-            count = self.config.NUM_CLASSES
-            self.class_names = classes.check_names(report.class_names, count)
-            self.category_ids = classes.check_ids(report.category_ids, count)
+            self.class_names = report.class_names
+            self.category_ids = classes.check_ids(report.category_ids, len(self.class_names))
         self.sleeve_head = head or self.sleeve_head
         self.set_log_dir(filepath)
         return report
@@ -203,10 +201,9 @@ class MaskRCNN:
         return sleeves.read_head(filepath, names, self.config.TOP_DOWN_PYRAMID_SIZE)
 
     def save_weights(self, filepath: PathLike, dtype: str = "float32") -> None:
-        """Writes weights, class names and ids, configuration and sleeve head; see `weights.save`.
+        """Writes weights, classes, configuration and sleeve head; see `weights.save`.
 
-        Raises:
-            ValueError: if the class names are such that the file could not be loaded again.
+        Raises a ValueError for class names with which the file could not be loaded again.
         """
         names = classes.check_names(self.class_names, self.config.NUM_CLASSES)
         # A file that says that its head is used must have one.
@@ -409,11 +406,8 @@ class MaskRCNN:
             log("molded_images", molded_images)
         detections, masks = self._run(molded_images, image_metas)
         shape = molded_images.shape[1:]
-        window = (0, 0, *shape[:2])
-        return [
-            detection.unmold(found, own, shape, shape, window)
-            for found, own in zip(detections, masks, strict=True)
-        ]
+        pairs, window = zip(detections, masks, strict=True), (0, 0, *shape[:2])
+        return [detection.unmold(found, own, shape, shape, window) for found, own in pairs]
 
     def unmold_detections(
         self,

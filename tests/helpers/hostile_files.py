@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 SIZE = (48, 64)  # width, height of most
 NO_IMAGE = "it is not an image"
-DAMAGED = "is cut off|are damaged|is not an image"
+DAMAGED = "is cut off|(is|are) damaged|is not an image"
 TOO_MANY = "it has more than the 178,956,970 pixels that are decoded|178,956,970 that are decoded"
 
 
