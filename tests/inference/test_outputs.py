@@ -434,10 +434,12 @@ def test_a_full_disk(tmp_path, small_disk, capsys):
         while True:
             file.write(bytes(4096))
             file.flush()
-    assert run(*options) in (0, 2, 3)
+    status = run(*options)
     assert "Traceback" not in capsys.readouterr().err
-    after = tree(out)
-    assert {n for n in before if n not in after} == set()
+    # An image whose overlay was renewed, but not its record, has none and counts as failed.
+    lost = [name for name in before if name not in tree(out)]
+    assert all(name.startswith("records/") and name.endswith(".jpg.json") for name in lost)
+    assert status in ((2, 3) if lost else (0, 2, 3))
 
 
 @pytest.mark.slow
