@@ -36,6 +36,7 @@ VERSION = 2
 SAME_GARMENT = 0.5
 # Up to this input size images are detected four at a time, which is then faster.
 SMALL_INPUT = 640
+LARGEST_INPUT = 8192  # pixels of a side; takes over 10 GB
 
 # Molded image, image meta and window, see `detection.mold`.
 Molded = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -162,7 +163,9 @@ class Predictor:
             low = changes.get("DETECTION_MIN_CONFIDENCE", config.DETECTION_MIN_CONFIDENCE)
             min_score, changes["DETECTION_MIN_CONFIDENCE"] = low, low / 2
         if (max_detections or 0) > config.DETECTION_MAX_INSTANCES:
-            changes["DETECTION_MAX_INSTANCES"] = max_detections
+            # There are no more proposals, and memory is taken for as many detections as asked for.
+            most = max(config.POST_NMS_ROIS_INFERENCE, config.DETECTION_MAX_INSTANCES)
+            changes["DETECTION_MAX_INSTANCES"] = min(int(max_detections or 0), most)
         with tf.device(_device(device)):
             config = type(config).from_dict({**config.to_dict(), **changes})
             model = MaskRCNN("inference", config, "logs")
@@ -363,9 +366,10 @@ def _sizes(config: Config, size: int | tuple[int, int] | None) -> dict[str, Any]
     if size is None:
         return {}
     for side in np.broadcast_to(size, 2).tolist():
-        if side < 64 or side % 64:
+        if side < 64 or side % 64 or side > LARGEST_INPUT:
+            near = min(max(64, round(side / 64) * 64), LARGEST_INPUT)
             raise ValueError(
-                f"size is {size}; give a multiple of 64, such as {max(1, round(side / 64)) * 64}"
+                f"size is {size}; give a multiple of 64 up to {LARGEST_INPUT}, such as {near}"
             )
     smaller = round(config.IMAGE_MIN_DIM * np.min(size) / np.min(config.IMAGE_MAX_DIM))
     return {"IMAGE_MIN_DIM": int(smaller), "IMAGE_MAX_DIM": size}

@@ -178,8 +178,9 @@ def test_merge_views_by_hand():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 100}, "size is 100; give a multiple of 64, such as 128"),
-        ({"size": 0}, "give a multiple of 64, such as 64"),
+        ({"size": 100}, "size is 100; give a multiple of 64 up to 8192, such as 128"),
+        ({"size": 64 * 1000}, "size is 64000; give a multiple of 64 up to 8192, such as 8192"),
+        ({"size": 0}, "give a multiple of 64 up to 8192, such as 64"),
         ({"min_score": 1.5}, "min_score is 1.5; give a number from 0 to 1"),
         ({"device": "gpu:9"}, "there is no device 'gpu:9'; this machine has cpu:0"),
         ({"device": "toaster"}, "there is no device 'toaster'"),
@@ -216,18 +217,20 @@ def test_size_device_and_fingerprint(small_weights, predictor, images):
     from mrcnn.predictor import Predictor, _sizes
 
     other = Predictor.load(
-        small_weights, size=64, max_detections=70, device="cpu", precision="float32"
+        small_weights, size=64, max_detections=10**9, device="cpu", precision="float32"
     )
     config = other.model.config
     assert (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM) == (64, 64)
-    assert config.DETECTION_MAX_INSTANCES == 70 and other.class_names == DEEPFASHION2
+    # No more than there are proposals: memory is taken for each.
+    assert config.DETECTION_MAX_INSTANCES == config.POST_NMS_ROIS_INFERENCE > 10
+    assert other.class_names == DEEPFASHION2
     assert other.batch_size == 4 and other.weights == small_weights
     assert other.prepare(images[0]).views[0][0].shape == (64, 64, 3)
     wide = _sizes(config, (64, 192))
     assert wide == {"IMAGE_MIN_DIM": 64, "IMAGE_MAX_DIM": (64, 192)}
     assert _sizes(type(config).from_dict({**config.to_dict(), **wide}), 128) == _sizes(config, 128)
     with pytest.raises(
-        ValueError, match=r"size is \(64, 100\); give a multiple of 64, such as 128"
+        ValueError, match=r"size is \(64, 100\); give a multiple of 64 up to 8192, such as 128"
     ):
         _sizes(config, (64, 100))
     again = Predictor(predictor.model, batch_size=4, min_score=0.0)
