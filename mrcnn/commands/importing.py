@@ -126,6 +126,4 @@ def _next_command(summaries: list[Summary], output: Path) -> str:
     options = ["--data", shlex.quote(str(output))]
     if not any(summary.split == "validation" for summary in summaries):
         options.append("--val_split 0.1")
-    if any(summary.boxes for summary in summaries):
-        options.append("--masks from-boxes")
     return " ".join([program, "train", *options])

@@ -46,7 +46,7 @@ def test_outlines_boxes_and_images_without_objects(tmp_path):
     assert found.annotations["validation"][0].segmentation == [CORNERS]
     assert found.problems == [("images/train/c.png", "", "no label file")]
     assert "1 of them are boxes without a mask" in found.printed
-    assert found.printed.endswith("/out --masks from-boxes\n")
+    assert found.printed.endswith("/out\n")
 
 
 @pytest.mark.parametrize(
