@@ -174,9 +174,17 @@ warnings.warn("mind the \x1b[31m gap")
 def test_a_signal_ends_a_command_with_130(number, tmp_path):
     command = [sys.executable, "model.py", "convert", "--make_demo", str(tmp_path / "d")]
     with subprocess.Popen(
-        [*command, "--images", "100000"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, "--images", "100000"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Processes in the background of a shell inherit that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert process.stderr.read(40)  # of the progress bar: it is at work
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        try:
+            assert process.stderr.read(40)  # of the progress bar: it is at work
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and "Traceback" not in said
