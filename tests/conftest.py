@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 
 import numpy as np
@@ -14,6 +15,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 sys.path.insert(0, str(ROOT))
+
+# The shell has processes in its background ignore SIGINT, and theirs too; tests send it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

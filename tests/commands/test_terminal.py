@@ -178,8 +178,6 @@ def test_a_signal_ends_a_command_with_130(number, tmp_path):
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # Processes in the background of a shell inherit that SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             assert process.stderr.read(40)  # of the progress bar: it is at work
